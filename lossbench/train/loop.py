@@ -152,11 +152,10 @@ def log_values(values: Mapping[str, jax.Array], reached: jax.Array) -> dict[str,
 
 
 def evaluate(program: Program, carry: Carry) -> dict[str, jax.Array]:
-    """Evaluate at a chunk's end; NaN if the run diverged before it."""
+    """Evaluate what the run holds at a chunk's end: the last finite parameters if it diverged."""
     if program.evaluate is None:
         return {}
-    values = program.evaluate(carry.params, carry.state)
-    return log_values(values, carry.diverged < 0)
+    return log_values(program.evaluate(carry.params, carry.state), jnp.bool_(True))
 
 
 def advance(
