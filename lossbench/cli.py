@@ -189,7 +189,7 @@ def compare(
     folder = out or pathlib.Path("lossbench-results") / pathlib.Path(task).stem
     chosen = bench.load_task(task, **_settings(setting or []))
     if not as_json:
-        errors.print(f"{chosen.description}; results go to {folder}/", style="dim")
+        errors.print(f"{chosen.description}; results go to {folder}/", style="dim", soft_wrap=True)
     try:
         comparison = bench.compare(
             chosen,
@@ -205,7 +205,8 @@ def compare(
         )
     except KeyboardInterrupt:
         errors.print(
-            f"Interrupted. The finished runs are in {folder}/; the same command goes on from them."
+            f"Interrupted. The finished runs are in {folder}/; the same command goes on from them.",
+            soft_wrap=True,
         )
         raise typer.Exit(INTERRUPTED) from None
     if as_json:

@@ -43,7 +43,7 @@ class Task:
     """What was chosen, the kind and rate of noise above all: printed with every table."""
     steps: int = 1000
     batch_size: int = 64
-    learning_rates: tuple[float, float] = (3e-4, 1e-2)
+    learning_rates: tuple[float, float] = (1e-4, 1e-2)
     """The range in which `compare` searches."""
 
     def __post_init__(self) -> None:
@@ -103,6 +103,8 @@ def classification_task(
     from sklearn.model_selection import train_test_split
 
     x = np.asarray(x, np.float32).reshape(len(x), -1)
+    if not np.issubdtype(np.asarray(labels).dtype, np.integer):
+        raise UsageError(f"labels must be whole numbers, got {np.asarray(labels).dtype}")
     labels = np.asarray(labels, np.int32)
     classes = int(labels.max()) + 1
     if labels.min() < 0 or len(np.unique(labels)) != classes:
