@@ -82,7 +82,7 @@ def test_normalize_and_its_jacobian(scale):
 
 def test_normalize_leaves_zero_rows_at_zero():
     x = jnp.array([[0.0, 0.0], [3.0, 4.0]])
-    np.testing.assert_allclose(normalize(x), [[0, 0], [0.6, 0.8]], rtol=1e-6)
+    np.testing.assert_allclose(normalize(x), np.array([[0, 0], [0.6, 0.8]]), rtol=1e-6)
     jacobian = jax.jit(jax.jacrev(normalize))(x)
     assert not np.any(jacobian[0])
     assert np.any(jacobian[1])
