@@ -1,0 +1,72 @@
+"""What the modules of the classification family share."""
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from lossbench._math import widen
+from lossbench._typing import AnyArray, Scalar, check
+
+# Powers of 1/p are continued linearly beyond e^30: 1e13 can still be squared and summed in float32.
+_LARGEST_EXPONENT = 30.0
+
+
+def check_labels(labels: AnyArray, num_classes: int) -> None:
+    """Report a label outside [0, num_classes)."""
+    labels = jnp.asarray(labels)
+    valid = (labels >= 0) & (labels < num_classes)
+    lowest = jnp.iinfo(labels.dtype).min
+    check(
+        lambda: valid,
+        f"labels must lie in [0, {num_classes}), got {{label}}",
+        label=jnp.max(jnp.where(valid, lowest, labels), initial=lowest),
+    )
+
+
+def check_distributions(probs: jax.Array, name: str) -> None:
+    """Report a negative entry, or a sum over the last axis that is not 1."""
+    check(
+        lambda: jnp.all(probs >= 0, axis=-1) & (jnp.abs(jnp.sum(probs, axis=-1) - 1) < 1e-3),
+        f"{name} must be non-negative and sum to 1",
+    )
+
+
+def take_label(scores: jax.Array, labels: AnyArray) -> jax.Array:
+    """The entry of each row of `scores` (n, k) at its label: (n,)."""
+    return jnp.take_along_axis(scores, jnp.asarray(labels)[:, None], axis=1)[:, 0]
+
+
+def label_nll(logits: AnyArray, labels: AnyArray) -> jax.Array:
+    """Negative log-likelihood of the labels, at least in float32: (n,)."""
+    check_labels(labels, logits.shape[1])
+    return optax.losses.softmax_cross_entropy_with_integer_labels(
+        widen(logits), jnp.asarray(labels)
+    )
+
+
+def deformed_log(log_x: AnyArray, q: Scalar) -> jax.Array:
+    """Tsallis' q-logarithm (x^(1-q) - 1) / (1 - q) of x, from log x; log x itself at q = 1.
+
+    It continues linearly in log x where (1 - q) log x exceeds 30.
+    """
+    log_x = widen(log_x)
+    return log_x * _exprel((1 - jnp.asarray(q, log_x.dtype)) * log_x)
+
+
+def bounded_exp(z: jax.Array) -> jax.Array:
+    """e^z, constant beyond the exponent where `deformed_log` becomes linear: its slope."""
+    return jnp.exp(jnp.minimum(z, _LARGEST_EXPONENT))
+
+
+def _exprel(z: jax.Array) -> jax.Array:
+    """(e^z - 1) / z, with accurate derivatives of every order at and around 0."""
+    small = jnp.abs(z) < 0.25
+    near = jnp.where(small, z, 0)
+    series = jnp.ones_like(near)
+    for n in range(13, 1, -1):  # Taylor: the first term left out is below 1e-17 at 1/4.
+        series = 1 + near * series / n
+    far = jnp.where(small, 1, z)
+    exponent = jnp.minimum(far, _LARGEST_EXPONENT)
+    growth = jnp.expm1(exponent)
+    growth += (1 + growth) * (far - exponent)
+    return jnp.where(small, series, growth / far)
