@@ -6,9 +6,11 @@ All runs of all losses share one compiled program, called on blocks of a fixed n
 import contextlib
 import functools
 import json
+import os
 import pathlib
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jax
@@ -95,7 +97,9 @@ def compare(
         },
     )
     width = max([1, *(len(loss.grid) for loss in resolved)])
-    block = _block_size([tune * tune_seeds, seeds], mesh)
+    on_cpu = mesh is None and jax.default_backend() == "cpu"
+    workers = os.cpu_count() or 1 if on_cpu else 1
+    block = _block_size([tune * tune_seeds, seeds], mesh, workers)
     run_block = functools.partial(
         train.sweep,
         _member(task, resolved, steps),
@@ -108,15 +112,20 @@ def compare(
 
     def runs(loss: int, phase: int, members: list[tuple[dict, int]]) -> list[dict]:
         """Train (configuration, seed) members of one loss, block by block, unless on record."""
-        records = []
-        for first in range(0, len(members), block):
-            chunk = members[first : first + block]
+
+        def block_of(first: int) -> list[dict]:
             record = journal.get(names[loss], phase, first)
-            if record is None:
-                record = _records(run_block, base_key, loss, phase, chunk, block, width)
-                journal.add(names[loss], phase, first, record)
+            if record is not None:
+                return record
+            chunk = members[first : first + block]
+            return _records(run_block, base_key, loss, phase, chunk, block, width)
+
+        records = []
+        firsts = range(0, len(members), block)
+        for first, record in zip(firsts, _in_threads(block_of, firsts, workers), strict=True):
+            journal.add(names[loss], phase, first, record)
             records += record
-            bar.advance(len(chunk))
+            bar.advance(len(record))
         return records
 
     results = {}
@@ -244,11 +253,34 @@ def _member(task: Task, losses: list[Loss], steps: int) -> Callable:
     return member
 
 
-def _block_size(counts: list[int], mesh: jax.sharding.Mesh | None) -> int:
-    """Return the runs per compiled call: few padded runs, a save every few seconds."""
+def _block_size(counts: list[int], mesh: jax.sharding.Mesh | None, workers: int) -> int:
+    """Return the runs per compiled call: the size that ends first, the larger one on a tie.
+
+    One worker is an accelerator, which takes all runs of a phase side by side. On CPU each of
+    several workers trains its blocks one run after the other, and blocks are short, so that little
+    is lost by an interruption.
+    """
     devices = 1 if mesh is None else mesh.size
-    sizes = [size for size in range(devices, 33 * devices, devices) if size <= max(counts)]
-    return min(sizes or [devices], key=lambda size: (sum(-count % size for count in counts), -size))
+    if workers == 1:
+        return -(-max(counts) // devices) * devices
+    sizes = range(min(4, max(counts)), 1 + min(16, max(counts)))
+    return min(
+        sizes, key=lambda size: (sum(-(-n // (size * workers)) * size for n in counts), -size)
+    )
+
+
+def _in_threads(work: Callable[[int], Any], items: Iterable[int], workers: int) -> Iterator[Any]:
+    """Yield `work(item)` in order, `workers` at a time; the first alone, since it may compile.
+
+    A compiled CPU program leaves the interpreter free, and small ones use a single core.
+    """
+    first, *rest = items
+    yield work(first)
+    pool = ThreadPoolExecutor(workers)
+    try:
+        yield from pool.map(work, rest)
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def _records(
@@ -371,7 +403,7 @@ class _Journal:
         return self._done.get((loss, phase, first))
 
     def add(self, loss: str, phase: int, first: int, records: list[dict]) -> None:
-        if self._file is not None:
+        if self._file is not None and (loss, phase, first) not in self._done:
             row = {"loss": loss, "phase": phase, "first": first, "runs": records}
             self._file.write(json.dumps(row) + "\n")
             self._file.flush()

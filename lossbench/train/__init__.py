@@ -5,9 +5,11 @@ from typing import TYPE_CHECKING
 from lossbench._lazy import attach
 
 if TYPE_CHECKING:
+    from lossbench.train._fit import DataEnded, Diverged, FitResult, fit
+    from lossbench.train._sweep import SweepResult, sweep
+    from lossbench.train.checkpoint import CheckpointError
     from lossbench.train.loop import Run
     from lossbench.train.sharding import make_mesh
-    from lossbench.train._sweep import SweepResult, sweep
 
 __getattr__, __dir__, _public = attach(
     __name__,

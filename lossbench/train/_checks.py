@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lossbench._typing import PRNGKey
 from lossbench.train.loop import Carry, Program
 
 Shapes = dict[str, jax.ShapeDtypeStruct]
@@ -40,7 +41,16 @@ def check_data(data: Any, batch_size: int) -> None:
         raise ValueError(f"batch_size {batch_size} exceeds the {rows} examples of data")
 
 
-def log_shapes(program: Program, carry: Carry, batch: Any, key: jax.Array) -> tuple[Shapes, Shapes]:
+def check_batch(batch: Any, rows: int) -> None:
+    """Raise unless a host batch is a dict of arrays of `rows` rows, "index" among them."""
+    found = check_rows(batch, "a host batch")
+    if "index" not in batch:
+        raise ValueError(f"a host batch must hold 'index', got {sorted(batch)}")
+    if found != rows:
+        raise ValueError(f"a host batch must have {rows} rows in this process, got {found}")
+
+
+def log_shapes(program: Program, carry: Carry, batch: Any, key: PRNGKey) -> tuple[Shapes, Shapes]:
     """Return the shapes of what a step and an evaluation log, or say what is wrong with them.
 
     Everything is traced by `jax.eval_shape`: nothing is computed or compiled.
@@ -99,11 +109,10 @@ def describe_array(x: Any) -> str:
 
 
 def batch_shapes(data: Any, batch_size: int) -> Any:
-    """Return the shapes of one batch of `data`, with its index."""
-    batch = jax.tree.map(
+    """Return the shapes of a batch of rows of `data`."""
+    return jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(
-            (batch_size, *x.shape[1:]), jax.dtypes.canonicalize_dtype(x.dtype)
+            (batch_size, *np.shape(x)[1:]), jax.dtypes.canonicalize_dtype(x.dtype)
         ),
         data,
     )
-    return {**batch, "index": jax.ShapeDtypeStruct((batch_size,), jnp.int32)}

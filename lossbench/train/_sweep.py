@@ -179,7 +179,8 @@ def _train_member(
     _checks.check_data(run.data, plan.batch_size)
     program = Program(run.loss_fn, run.optimizer, run.evaluate, plan.batch_size, plan.log_every)
     carry = begin(program, run.params, run.state)
-    _checks.log_shapes(program, carry, _checks.batch_shapes(run.data, plan.batch_size), key)
+    batch = _checks.batch_shapes({**run.data, "index": jnp.arange(1)}, plan.batch_size)
+    _checks.log_shapes(program, carry, batch, key)
 
     def chunk(carry: Carry, start: jax.Array) -> tuple[Carry, Any]:
         carry, log, evaluated = advance(program, carry, run.data, key, start, plan.steps)

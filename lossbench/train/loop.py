@@ -9,11 +9,15 @@ import optax
 from jax import lax
 from jax.sharding import Mesh
 
+from lossbench._typing import PRNGKey
 from lossbench.train.sharding import constrain, constrain_rows
 
 # Folded into the key first, so that the loop's keys differ from those a caller splits off the same
 # key (a member of a sweep draws its parameters from it).
 _STREAM = 0x6C6F7373
+
+Log = dict[str, jax.Array]
+"""What a step or an evaluation records: scalars by name."""
 
 Count = jax.Array | int
 """A step, traced or not."""
@@ -72,17 +76,22 @@ def begin(program: Program, params: Any, state: Any) -> Carry:
 
 def _strong(x: Any) -> jax.Array:
     x = jnp.asarray(x)
-    return x.astype(x.dtype)
+    return _cast(x, x.dtype)
 
 
-def streams(key: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _cast(x: jax.Array, dtype: Any) -> jax.Array:
+    """Cast and drop a weak type; random keys have only one."""
+    return x if jnp.issubdtype(dtype, jax.dtypes.prng_key) else x.astype(dtype)
+
+
+def streams(key: PRNGKey) -> tuple[jax.Array, jax.Array]:
     """Split the run's key into that of the epoch orders and that of the loss."""
     order_key, loss_key = jax.random.split(jax.random.fold_in(key, _STREAM))
     return order_key, loss_key
 
 
 def chunk_indices(
-    order_key: jax.Array, rows: int, batch_size: int, start: Count, length: int
+    order_key: PRNGKey, rows: int, batch_size: int, start: Count, length: int
 ) -> jax.Array:
     """Return the examples of the steps `start .. start + length`: `(length, batch_size)`.
 
@@ -112,10 +121,10 @@ def train_step(
     program: Program,
     carry: Carry,
     batch: Mapping[str, Any],
-    loss_key: jax.Array,
+    loss_key: PRNGKey,
     step: Count,
     stop: Count,
-) -> tuple[Carry, dict[str, jax.Array]]:
+) -> tuple[Carry, Log]:
     """Take one step and return what to log, unless `stop` is reached or the run has diverged.
 
     A step whose loss, gradient or new parameters are not finite is not taken: the carry keeps what
@@ -138,12 +147,13 @@ def train_step(
     finite = finite.all()
     taken = live & finite
     new = Carry(new_params, new_opt_state, new_state, diverged)
-    new = jax.tree.map(lambda x, old: jnp.where(taken, x, old).astype(old.dtype), new, carry)
+    # Optimisers may widen 16-bit moments; the carry keeps its dtypes.
+    new = jax.tree.map(lambda x, old: _cast(jnp.where(taken, x, old), old.dtype), new, carry)
     new = new._replace(diverged=jnp.where(live & ~finite, step, diverged))
     return new, log_values({"loss": loss, **metrics}, live)
 
 
-def log_values(values: Mapping[str, jax.Array], reached: jax.Array) -> dict[str, jax.Array]:
+def log_values(values: Mapping[str, jax.Array], reached: jax.Array) -> Log:
     """Return scalars as floats (16-bit ones and integers in float32), NaN where not reached."""
     return {
         name: jnp.where(reached, x, jnp.nan).astype(jnp.promote_types(x.dtype, jnp.float32))
@@ -151,7 +161,7 @@ def log_values(values: Mapping[str, jax.Array], reached: jax.Array) -> dict[str,
     }
 
 
-def evaluate(program: Program, carry: Carry) -> dict[str, jax.Array]:
+def evaluate_chunk(program: Program, carry: Carry) -> Log:
     """Evaluate what the run holds at a chunk's end: the last finite parameters if it diverged."""
     if program.evaluate is None:
         return {}
@@ -162,10 +172,10 @@ def advance(
     program: Program,
     carry: Carry,
     data: Mapping[str, Any],
-    key: jax.Array,
+    key: PRNGKey,
     start: Count,
     stop: Count,
-) -> tuple[Carry, dict[str, jax.Array], dict[str, jax.Array]]:
+) -> tuple[Carry, dict[str, jax.Array], Log]:
     """Train one logging chunk from step `start`, ending early at `stop`.
 
     Returns the carry, what the steps logged, each `(log_every,)`, and the evaluation at the end.
@@ -175,7 +185,7 @@ def advance(
     rows = jax.tree.leaves(data)[0].shape[0]
     indices = chunk_indices(order_key, rows, program.batch_size, start, program.log_every)
 
-    def body(carry: Carry, now: tuple[jax.Array, jax.Array]) -> tuple[Carry, dict[str, jax.Array]]:
+    def body(carry: Carry, now: tuple[jax.Array, jax.Array]) -> tuple[Carry, Log]:
         step, index = now
         batch = jax.tree.map(lambda x: x.at[index].get(mode="promise_in_bounds"), data)
         batch = constrain_rows({**batch, "index": index}, program.mesh)
@@ -183,7 +193,7 @@ def advance(
 
     steps = start + jnp.arange(program.log_every, dtype=jnp.int32)
     carry, log = lax.scan(body, carry, (steps, indices))
-    out = carry, log, evaluate(program, carry)
+    out = carry, log, evaluate_chunk(program, carry)
     return constrain(out, program.mesh)
 
 

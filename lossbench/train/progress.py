@@ -53,5 +53,4 @@ def _bar() -> Any:
         progress.TimeRemainingColumn(),
         progress.TextColumn("{task.fields[figures]}"),
         console=Console(stderr=True),
-        transient=True,
     )

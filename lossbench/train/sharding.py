@@ -67,7 +67,7 @@ def check_mesh(mesh: Mesh | None, batch_size: int | None = None) -> None:
 
 def place(tree: Tree, mesh: Mesh | None) -> Tree:
     """Put `tree` on the devices, the same on each; every process holds the same values."""
-    return jax.device_put(tree, None if mesh is None else _replicated(mesh))
+    return jax.device_put(tree, sharding_of(mesh))
 
 
 def place_rows(batch: Any, mesh: Mesh | None, batch_size: int) -> Any:
@@ -81,6 +81,13 @@ def place_rows(batch: Any, mesh: Mesh | None, batch_size: int) -> Any:
         ),
         batch,
     )
+
+
+def sharding_of(mesh: Mesh | None) -> jax.sharding.Sharding:
+    """Return where parameters stand: whole on every device of the mesh, or on the one device."""
+    if mesh is None:
+        return jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    return _replicated(mesh)
 
 
 def constrain(tree: Tree, mesh: Mesh | None) -> Tree:
