@@ -19,7 +19,7 @@ class Paper:
     family: str
     slug: str
     title: str
-    authors: str
+    authors: tuple[str, ...]
     venue: str
     year: int
     arxiv: str
@@ -30,7 +30,7 @@ class Paper:
     def citation(self) -> str:
         """Authors, title, venue and year in one line."""
         arxiv = f", arXiv {self.arxiv}" if self.arxiv else ""
-        return f"{self.authors}: {self.title}. {self.venue} {self.year}{arxiv}"
+        return f"{', '.join(self.authors)}: {self.title}. {self.venue} {self.year}{arxiv}"
 
 
 @functools.cache
@@ -45,7 +45,10 @@ def papers() -> tuple[Paper, ...]:
     """Return every paper that is built, by family and slug."""
     root = resources.files(lossbench)
     rows = [
-        Paper(family=family, **{**row, "functions": tuple(row["functions"])})
+        Paper(
+            family=family,
+            **{name: tuple(v) if isinstance(v, list) else v for name, v in row.items()},
+        )
         for family in families()
         for row in tomllib.loads((root / family / "papers.toml").read_text("utf-8"))["paper"]
     ]

@@ -21,7 +21,7 @@ def test_a_row_names_what_is_there(paper):
     assert paper.title
     assert paper.authors
     assert 1980 < paper.year < 2030
-    assert paper.citation.startswith(paper.authors)
+    assert paper.citation.startswith(paper.authors[0])
 
 
 def test_functions_find_their_paper():
