@@ -241,7 +241,7 @@ def reproduce(
     from lossbench.bench.comparison import write_text
     from lossbench.bench.errors import UsageError
     from lossbench.bench.papers import papers
-    from lossbench.bench.progress import Progress
+    from lossbench.train.progress import progress_bar
 
     wanted = [paper.slug for paper in papers()] if all_ else (names or [])
     if not wanted and not report:
@@ -250,7 +250,7 @@ def reproduce(
     for name in wanted:
         experiment, path = experiments.load_experiment(name)
         folder = out or _results_folder(path, size)
-        with Progress(f"{experiment.paper} ({size})", None):
+        with progress_bar(None, title=f"{experiment.paper} ({size})", patience=0):
             verdict = experiments.reproduce(experiment, size=size, seed=seed, folder=folder)  # type: ignore[arg-type]
         verdicts.append(verdict)
         if not as_json:

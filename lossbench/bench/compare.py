@@ -22,8 +22,8 @@ from lossbench import train
 from lossbench.bench.comparison import Comparison, LossResult, environment
 from lossbench.bench.errors import UnknownNameError, UsageError
 from lossbench.bench.losses import Loss, resolve
-from lossbench.bench.progress import Progress
 from lossbench.bench.tasks import Task
+from lossbench.train.progress import progress_bar
 
 EVALUATIONS = 20
 """Points of a curve."""
@@ -120,23 +120,29 @@ def compare(
             chunk = members[first : first + block]
             return _records(run_block, base_key, loss, phase, chunk, block, width)
 
+        nonlocal done
         records = []
         firsts = range(0, len(members), block)
         for first, record in zip(firsts, _in_threads(block_of, firsts, workers), strict=True):
             journal.add(names[loss], phase, first, record)
             records += record
-            bar.advance(len(record))
+            done += len(record)
+            update(done, names[loss])
         return records
 
     results = {}
+    done = 0
     total = len(resolved) * (tune * tune_seeds + seeds)
-    with contextlib.closing(journal), Progress("compiling one program", total, progress) as bar:
+    title = f"compiling one program for {len(resolved)} losses"
+    with (
+        contextlib.closing(journal),
+        progress_bar(total, "runs", title=title, enabled=progress, patience=0) as update,
+    ):
         for index, loss in enumerate(resolved):
             settings_tried = configurations[loss.name]
             members = [(setting, seed) for setting in settings_tried for seed in range(tune_seeds)]
             tuned = runs(index, 0, members)
             chosen = _choose(tuned, task, tune_seeds)
-            bar.describe(loss.name)
             final = runs(index, 1, [(settings_tried[chosen], seed) for seed in range(seeds)])
             results[loss.name] = LossResult(
                 chosen=settings_tried[chosen],

@@ -3,54 +3,76 @@
 import importlib.util
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 
-_PATIENCE = 2.0
-"""Seconds before a bar appears: a short run needs none."""
+
+class Update(Protocol):
+    """Shows how far the work is: units `done`, a new `title` if given, and figures beside it."""
+
+    def __call__(self, done: int, title: str | None = None, **figures: float) -> None: ...
 
 
 @contextmanager
-def progress_bar(total: int, unit: str, *, enabled: bool | None) -> Iterator[Callable[..., None]]:
-    """Yield `update(done, **figures)`, which shows how far the work is once it takes seconds.
+def progress_bar(
+    total: int | None,
+    unit: str = "",
+    *,
+    title: str = "",
+    enabled: bool | None = None,
+    patience: float = 2.0,
+) -> Iterator[Update]:
+    """Yield an `Update`; the bar appears with the first update after `patience` seconds.
 
-    `enabled` None means: if stderr is a terminal. Only process 0 shows anything, and nothing is
-    shown where rich is not installed.
+    Without patience it appears at once. A `total` of None is work of unknown length. `enabled` None
+    means: if stderr is a terminal. Only process 0 shows anything, and nothing is shown where rich
+    is not installed.
     """
     if enabled is None:
         enabled = sys.stderr.isatty()
-    enabled = enabled and jax.process_index() == 0 and importlib.util.find_spec("rich") is not None
+    # Asked last: counting the processes starts the devices.
+    enabled = enabled and importlib.util.find_spec("rich") is not None and jax.process_index() == 0
     began = time.monotonic()
+    shown = title
     bar: Any = None
 
     with ExitStack() as stack:
 
-        def update(done: int, **figures: float) -> None:
-            nonlocal bar
+        def update(done: int, title: str | None = None, **figures: float) -> None:
+            nonlocal bar, shown
+            shown = title or shown
             if not enabled:
                 return
-            if bar is None and done < total and time.monotonic() - began >= _PATIENCE:
-                bar = stack.enter_context(_bar())
-                bar.add_task("", total=total, unit=unit, figures="")
+            if bar is None and time.monotonic() - began >= patience and done != total:
+                bar = stack.enter_context(_bar(total))
+                bar.add_task(shown, total=total, unit=unit, figures="")
             if bar is not None:
                 text = "  ".join(f"{name} {value:.4g}" for name, value in figures.items())
-                bar.update(bar.task_ids[0], completed=done, figures=text)
+                bar.update(bar.task_ids[0], completed=done, description=shown, figures=text)
 
+        update(0)
         yield update
 
 
-def _bar() -> Any:
+def _bar(total: int | None) -> Any:
     from rich import progress
     from rich.console import Console
 
-    return progress.Progress(
+    counted = [
         progress.BarColumn(),
         progress.MofNCompleteColumn(),
         progress.TextColumn("{task.fields[unit]}"),
         progress.TimeRemainingColumn(),
+    ]
+    return progress.Progress(
+        progress.SpinnerColumn(),
+        progress.TextColumn("{task.description}"),
+        *(counted if total is not None else []),
+        progress.TimeElapsedColumn(),
         progress.TextColumn("{task.fields[figures]}"),
         console=Console(stderr=True),
+        transient=True,
     )

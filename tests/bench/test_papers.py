@@ -17,7 +17,9 @@ def test_slugs_and_functions_are_unique():
 @pytest.mark.parametrize("paper", papers(), ids=lambda paper: paper.slug)
 def test_a_row_names_what_is_there(paper):
     assert set(paper.functions) <= set(functions())
-    assert (checkout() / paper.experiment).is_file()
+    experiment = checkout() / paper.experiment
+    assert experiment.is_file()
+    assert (checkout() / "tests" / "experiments" / f"test_{experiment.stem}.py").is_file()
     assert paper.title
     assert paper.authors
     assert 1980 < paper.year < 2030
