@@ -110,6 +110,8 @@ def compare(
         progress=False,
     )
 
+    done = 0
+
     def runs(loss: int, phase: int, members: list[tuple[dict, int]]) -> list[dict]:
         """Train (configuration, seed) members of one loss, block by block, unless on record."""
 
@@ -131,7 +133,6 @@ def compare(
         return records
 
     results = {}
-    done = 0
     total = len(resolved) * (tune * tune_seeds + seeds)
     title = f"compiling one program for {len(resolved)} losses"
     with (

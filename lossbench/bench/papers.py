@@ -5,9 +5,10 @@ Nothing here imports a family's code, so that listing stays instant.
 
 import functools
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib import import_module, resources
+from typing import Any
 
 import lossbench
 
@@ -43,16 +44,15 @@ def families() -> tuple[str, ...]:
 @functools.cache
 def papers() -> tuple[Paper, ...]:
     """Return every paper that is built, by family and slug."""
-    root = resources.files(lossbench)
-    rows = [
-        Paper(
-            family=family,
-            **{name: tuple(v) if isinstance(v, list) else v for name, v in row.items()},
-        )
-        for family in families()
-        for row in tomllib.loads((root / family / "papers.toml").read_text("utf-8"))["paper"]
-    ]
+    rows = [Paper(**row) for family in families() for row in _rows(family)]
     return tuple(sorted(rows, key=lambda paper: (paper.family, paper.slug)))
+
+
+def _rows(family: str) -> Iterator[dict[str, Any]]:
+    text = (resources.files(lossbench) / family / "papers.toml").read_text("utf-8")
+    for row in tomllib.loads(text)["paper"]:
+        values = {name: tuple(v) if isinstance(v, list) else v for name, v in row.items()}
+        yield {"family": family, **values}
 
 
 @functools.cache

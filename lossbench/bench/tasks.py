@@ -13,9 +13,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lossbench import data
 from lossbench.bench import models
 from lossbench.bench.errors import UnknownNameError, UsageError
+from lossbench.data import (
+    class_subsample,
+    instance_dependent_label_noise,
+    pair_flip_label_noise,
+    symmetric_label_noise,
+)
 
 Batch = dict[str, jax.Array]
 
@@ -128,7 +133,7 @@ def classification_task(
         rows = {"x": chosen_x, "labels": chosen_labels}
         train = jax.tree.map(operator.itemgetter(slice(validation_size, None)), rows)
         if train_counts is not None:
-            kept = data.class_subsample(class_key, train["labels"], counts=train_counts)
+            kept = class_subsample(class_key, train["labels"], counts=train_counts)
             train = jax.tree.map(operator.itemgetter(kept), train)
         return {
             "train": train,
@@ -177,17 +182,17 @@ def digits(**options: Any) -> Task:
     )
 
 
-NOISES: dict[str, Callable] = {
-    "symmetric": lambda key, x, labels, *, rate: data.symmetric_label_noise(
-        key, labels, num_classes=10, rate=rate
-    ),
-    "pair-flip": lambda key, x, labels, *, rate: data.pair_flip_label_noise(
-        key, labels, num_classes=10, rate=rate
-    ),
-    "instance-dependent": lambda key, x, labels, *, rate: data.instance_dependent_label_noise(
-        key, x, labels, num_classes=10, rate=rate
-    ),
-}
+NOISES = ("symmetric", "pair-flip", "instance-dependent")
+
+
+def _add_noise(
+    key: jax.Array, x: jax.Array, labels: jax.Array, *, noise: str, rate: float
+) -> jax.Array:
+    if noise == "symmetric":
+        return symmetric_label_noise(key, labels, num_classes=10, rate=rate)
+    if noise == "pair-flip":
+        return pair_flip_label_noise(key, labels, num_classes=10, rate=rate)
+    return instance_dependent_label_noise(key, x, labels, num_classes=10, rate=rate)
 
 
 def noisy_digits(*, noise: str = "symmetric", rate: float = 0.4) -> Task:
@@ -204,7 +209,7 @@ def noisy_digits(*, noise: str = "symmetric", rate: float = 0.4) -> Task:
     return digits(
         name="noisy-digits",
         description=f"handwritten digits, {rate:.0%} {noise} label noise, clean test",
-        corrupt=functools.partial(NOISES[noise], rate=rate),
+        corrupt=functools.partial(_add_noise, noise=noise, rate=rate),
         settings={"noise": noise, "rate": rate},
     )
 

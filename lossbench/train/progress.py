@@ -11,9 +11,10 @@ import jax
 
 
 class Update(Protocol):
-    """Shows how far the work is: units `done`, a new `title` if given, and figures beside it."""
+    """What shows how far the work is."""
 
-    def __call__(self, done: int, title: str | None = None, **figures: float) -> None: ...
+    def __call__(self, done: int, title: str | None = None, **figures: float) -> None:
+        """Show the units `done`, a new `title` if given, and figures beside them."""
 
 
 @contextmanager

@@ -12,7 +12,7 @@ def smoke(tmp_path):
     """Run a paper's experiment at smoke size and return what it measured."""
 
     def run(slug):
-        experiment, path = load_experiment(slug)
+        experiment, _ = load_experiment(slug)
         assert experiment.paper == slug
         verdict = reproduce(experiment, size="smoke", folder=tmp_path)
         json.dumps(verdict, allow_nan=False)
