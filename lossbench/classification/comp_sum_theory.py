@@ -122,11 +122,11 @@ def h_consistency_transform(
     check(lambda: (beta >= 0) & (beta <= 1), "beta must lie in [0, 1]")
     tau, num_classes = jnp.asarray(tau, beta.dtype), jnp.asarray(num_classes, beta.dtype)
     below_one = 1 - jnp.finfo(beta.dtype).epsneg
-    inside = jnp.minimum(beta, below_one)
     # For two classes T is the excess risk of tied scores over the best ones s = (1 +- theta) / 2.
     # As l(1/2) - l(s) = 2^(1-tau) log_q(2 s) with q = 2 - tau, nothing cancels and no tau is
-    # singular. At beta = 1 the worse class has no mass.
-    theta = jnp.minimum(jnp.tanh(_sharpness(tau) * jnp.arctanh(inside)), below_one)
+    # singular. At beta = 1 theta is 1 as well, and the worse class has no mass.
+    theta = jnp.tanh(_sharpness(tau) * jnp.arctanh(jnp.minimum(beta, below_one)))
+    theta = jnp.where(beta < 1, jnp.minimum(theta, below_one), below_one)
     better = (1 + beta) / 2 * deformed_log(jnp.log1p(theta), 2 - tau)
     worse = (1 - beta) / 2 * deformed_log(jnp.log1p(-theta), 2 - tau)
     factor = jnp.where(tau < 1, 2, num_classes) ** (1 - tau)
