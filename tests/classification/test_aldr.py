@@ -1,3 +1,5 @@
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,7 +18,7 @@ from lossbench.classification import (
 )
 
 K = 6
-PLAIN = {"margin": 0.1, "normalize": None}
+PLAIN: dict[str, Any] = {"margin": 0.1, "normalize": None}
 LOSS = jax.jit(aldr_kl_loss, static_argnames=("normalize", "num_starts", "num_iters"))
 UPDATE = jax.jit(aldr_kl_update, static_argnames="normalize")
 
@@ -44,13 +46,11 @@ def test_value_is_the_maximum_over_a_fine_grid(lambda0, alpha):
         loss = LOSS(logits, labels, lambda0=lambda0, alpha=alpha, **PLAIN)
         temperature = aldr_kl_temperature(gaps, lambda0=lambda0, alpha=alpha)
         fixed = ldr_kl_loss(logits, labels, temperature=lambda0, **PLAIN)
-    loss, fixed, temperature = map(np.asarray, (loss, fixed, temperature))
-    best = np.array([phi(grid, row, lambda0, alpha).max() for row in gaps])
-    np.testing.assert_array_less(best, loss + 1e-9)
+        best = np.array([phi(grid, row, lambda0, alpha).max() for row in gaps])
+        assert np.all(loss >= best - 1e-9)
+        assert np.all(loss >= fixed - 1e-12)
+        assert np.all((temperature >= grid[0] - 1e-12) & (temperature <= grid[-1] + 1e-12))
     np.testing.assert_allclose(loss, best, rtol=1e-6, atol=1e-7)
-    assert np.all(loss >= fixed - 1e-12)
-    assert np.all(temperature >= grid[0] - 1e-12)
-    assert np.all(temperature <= grid[-1] + 1e-12)
 
 
 def test_joint_maximum_by_scipy():
@@ -63,9 +63,9 @@ def test_joint_maximum_by_scipy():
 
     found = scipy.optimize.minimize(
         negative,
-        [1 / 3, 1 / 3, 1 / 3, 0.6],
-        bounds=[(1e-9, 1)] * 3 + [(1e-3, 5)],
-        constraints={"type": "eq", "fun": lambda v: v[:3].sum() - 1},
+        np.array([1 / 3, 1 / 3, 1 / 3, 0.6]),
+        bounds=scipy.optimize.Bounds([1e-9] * 3 + [1e-3], [1, 1, 1, 5]),
+        constraints=scipy.optimize.LinearConstraint(np.array([1, 1, 1, 0]), 1, 1),
         tol=1e-12,
     )
     with jax.enable_x64(True):

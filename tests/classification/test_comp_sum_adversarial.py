@@ -33,7 +33,7 @@ def test_margin_drift_is_the_norm_of_the_change():
             lambda moved: margin_drift(scores, moved, LABELS).sum()
         )(moved)
         nothing = jax.grad(lambda moved: margin_drift(scores, moved, LABELS).sum())(scores)
-    expected = 0.0
+    expected = np.float64(0)
     for before, after, y in zip(scores, moved, LABELS, strict=True):
         others = [k for k in range(K) if k != y]
         change = [(after[y] - after[k]) - (before[y] - before[k]) for k in others]

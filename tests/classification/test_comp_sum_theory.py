@@ -52,9 +52,14 @@ def test_minimum_is_what_scipy_finds(tau):
     probs = np.random.default_rng(2).dirichlet(np.ones(4), 1)
     with jax.enable_x64(True):
         objective = jax.jit(jax.value_and_grad(lambda f: RISK(f[None], probs, tau=tau)[0]))
-        found = scipy.optimize.minimize(
-            lambda f: tuple(map(np.asarray, objective(f))), np.zeros(4), jac=True, tol=1e-12
-        )
+
+        def value(f: np.ndarray) -> float:
+            return float(objective(f)[0])
+
+        def slope(f: np.ndarray) -> np.ndarray:
+            return np.asarray(objective(f)[1])
+
+        found = scipy.optimize.minimize(value, np.zeros(4), jac=slope, tol=1e-12)
         minimum = MINIMUM(probs, tau=tau)
         minimizer = comp_sum_conditional_minimizer(probs, tau=tau)
     sharpened = probs ** (1 / (2 - tau))
@@ -138,14 +143,28 @@ def test_bound_has_the_derivatives_of_the_inverse(tau):
         np.testing.assert_array_equal(gradient, [0, 0])
 
 
-def test_float32_resolves_small_regrets():
-    beta = np.array([1e-3, 1e-2])
-    for tau in (0.0, 1.3):
+@pytest.mark.parametrize("tau", [0.0, 0.999, 1.0, 1.3, 1.9])
+def test_float32_resolves_small_regrets(tau):
+    # T(b) = m^(1 - tau) b^2 / (2 (2 - tau)) (1 + O(b^2 / (2 - tau)^2)).
+    beta = np.array([1e-15, 1e-8, 1e-6, 1e-5])
+    leading = (2 if tau < 1 else 5) ** (1 - tau) / (2 * (2 - tau))
+    small = TRANSFORM(beta.astype(np.float32), tau=tau, num_classes=5)
+    np.testing.assert_allclose(small, leading * beta**2, rtol=2e-6)
+    regret = np.array([1e-30, 1e-16, 1e-10], np.float32)
+    bound, slope = jax.vmap(
+        jax.value_and_grad(lambda t: h_consistency_bound(t, tau=tau, num_classes=5))
+    )(regret)
+    np.testing.assert_allclose(bound, np.sqrt(regret / leading), rtol=1e-5)
+    np.testing.assert_allclose(slope, bound / (2 * regret), rtol=1e-5)
+    middle = np.linspace(0.01, 0.9, 20)
+    exact = transform(middle, tau, 5)
+    if tau not in (0.999, 1.0):  # The paper's form cancels near tau = 1, ours must not.
         np.testing.assert_allclose(
-            TRANSFORM(beta.astype(np.float32), tau=tau, num_classes=2),
-            transform(beta, tau, 2),
-            rtol=1e-3,
+            TRANSFORM(middle.astype(np.float32), tau=tau, num_classes=5), exact, rtol=1e-5
         )
+
+
+def test_transform_at_one():
     top = TRANSFORM(jnp.array(1.0), tau=0.0, num_classes=2)
     np.testing.assert_allclose(top, 1, rtol=1e-6)
 

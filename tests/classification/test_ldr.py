@@ -1,3 +1,5 @@
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -102,8 +104,8 @@ def test_loss_is_the_maximum_over_weights():
     found = scipy.optimize.minimize(
         negative,
         np.full(3, 1 / 3),
-        bounds=[(1e-9, 1)] * 3,
-        constraints={"type": "eq", "fun": lambda p: p.sum() - 1},
+        bounds=scipy.optimize.Bounds(1e-9, 1),
+        constraints=scipy.optimize.LinearConstraint(np.ones(3), 1, 1),
         tol=1e-12,
     )
     with jax.enable_x64(True):
@@ -128,7 +130,7 @@ def test_authors_form(batch):
 
 def test_special_temperatures(batch):
     logits, labels = batch
-    plain = {"margin": 0.0, "normalize": None}
+    plain: dict[str, Any] = {"margin": 0.0, "normalize": None}
     with jax.enable_x64(True):
         cross_entropy = optax.losses.softmax_cross_entropy_with_integer_labels
         temperatures = np.linspace(0.2, 3, N)

@@ -1,3 +1,5 @@
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,7 +14,7 @@ from lossbench.classification import (
 )
 
 K = 6
-PLAIN = {"margin": 0.0, "normalize": None}
+PLAIN: dict[str, Any] = {"margin": 0.0, "normalize": None}
 LOSS = jax.jit(ldr_topk_kl_loss, static_argnames=("k", "normalize"))
 WEIGHTS = jax.jit(capped_entropic_weights, static_argnames="k")
 
@@ -30,8 +32,8 @@ def by_slsqp(gaps, k, temperature):
         np.full(K, 1 / K),
         jac=slope,
         method="SLSQP",
-        bounds=[(1e-12, 1 / k)] * K,
-        constraints={"type": "eq", "fun": lambda p: p.sum() - 1, "jac": np.ones_like},
+        bounds=scipy.optimize.Bounds(1e-12, 1 / k),
+        constraints=scipy.optimize.LinearConstraint(np.ones(K), 1, 1),
         options={"ftol": 1e-14, "maxiter": 500},
     )
     return -found.fun, found.x

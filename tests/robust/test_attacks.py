@@ -32,20 +32,24 @@ def test_linear_objective_in_the_l2_ball():
     np.testing.assert_allclose(worst, X + 0.2 * W / np.linalg.norm(W), atol=1e-4)
 
 
+def largest_in_ball_and_box(x):
+    found = scipy.optimize.minimize(
+        lambda z: -z @ W.ravel(),
+        x,
+        method="SLSQP",
+        bounds=scipy.optimize.Bounds(0.0, 1.0),
+        constraints=scipy.optimize.NonlinearConstraint(lambda z: np.sum((z - x) ** 2), 0, 0.49),
+    )
+    return -found.fun
+
+
 def test_linear_objective_in_the_l2_ball_and_the_box():
     """Against scipy: a loose projection (ball, then box) stops short of the optimum."""
     boxed = pgd_attack(
         KEY, linear, X, epsilon=0.7, norm="l2", bounds=(0, 1), num_steps=300, step_size=0.05
     )
     for x, ours in zip(flat(X).astype(float), flat(boxed), strict=True):
-        found = scipy.optimize.minimize(
-            lambda z: -z @ W.ravel(),
-            x,
-            bounds=[(0, 1)] * 6,
-            constraints={"type": "ineq", "fun": lambda z, x=x: 0.49 - np.sum((z - x) ** 2)},
-            method="SLSQP",
-        )
-        np.testing.assert_allclose(ours @ W.ravel(), -found.fun, rtol=1e-3)
+        np.testing.assert_allclose(ours @ W.ravel(), largest_in_ball_and_box(x), rtol=1e-3)
         assert np.linalg.norm(ours - x) <= 0.7 + 1e-5
         assert ours.min() >= 0
         assert ours.max() <= 1
@@ -54,7 +58,7 @@ def test_linear_objective_in_the_l2_ball_and_the_box():
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 def test_start_is_uniform_in_the_ball(norm):
     # Without a step and with an objective that prefers anything to x, the start itself returns.
-    start = pgd_attack(
+    drawn = pgd_attack(
         KEY,
         lambda x: jnp.any(x != 0, axis=1).astype(x.dtype),
         np.zeros((4000, 2), np.float32),
@@ -63,7 +67,7 @@ def test_start_is_uniform_in_the_ball(norm):
         num_steps=1,
         step_size=0.0,
     )
-    start = np.asarray(start)
+    start = np.asarray(drawn)
     size = np.abs(start).max(axis=1) if norm == "linf" else np.linalg.norm(start, axis=1)
     # Uniform on the ball of dimension 2: (size / epsilon)^2 is uniform on [0, 1].
     assert size.max() <= 0.5 + 1e-6
