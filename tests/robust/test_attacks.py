@@ -32,15 +32,14 @@ def test_linear_objective_in_the_l2_ball():
     np.testing.assert_allclose(worst, X + 0.2 * W / np.linalg.norm(W), atol=1e-4)
 
 
-def largest_in_ball_and_box(x):
-    found = scipy.optimize.minimize(
-        lambda z: -z @ W.ravel(),
-        x,
-        method="SLSQP",
-        bounds=scipy.optimize.Bounds(0.0, 1.0),
-        constraints=scipy.optimize.NonlinearConstraint(lambda z: np.sum((z - x) ** 2), 0, 0.49),
-    )
-    return -found.fun
+def largest_in_ball_and_box(x: np.ndarray) -> float:
+    def negative(z: np.ndarray) -> float:
+        return float(-z @ W.ravel())
+
+    ball = scipy.optimize.NonlinearConstraint(lambda z: np.sum((z - x) ** 2), 0.0, 0.49)
+    box = scipy.optimize.Bounds(np.zeros(x.size), np.ones(x.size))
+    found = scipy.optimize.minimize(negative, x, method="SLSQP", bounds=box, constraints=ball)
+    return -float(found.fun)
 
 
 def test_linear_objective_in_the_l2_ball_and_the_box():
