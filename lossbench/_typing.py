@@ -51,10 +51,12 @@ def typed(fn: Callable[P, T]) -> Callable[P, T]:
 def check(predicate: Callable[[], Bool[AnyArray, "..."]], message: str, **values: Any) -> None:
     """Report `message` where `predicate()` is false, but only inside `lossbench.checked`.
 
-    `message` is a format string over `values`. Outside `checked` the predicate is not computed.
+    `message` is a format string over `values`, which may be functions too. Outside `checked`
+    neither the predicate nor such a value is computed.
     """
     if lossbench._checking.value:
-        checkify.check(jax.numpy.all(predicate()), message, **values)
+        given = {name: value() if callable(value) else value for name, value in values.items()}
+        checkify.check(jax.numpy.all(predicate()), message, **given)
 
 
 def checked(fn: Callable[P, T]) -> Callable[P, T]:

@@ -14,13 +14,15 @@ _LARGEST_EXPONENT = 30.0
 def check_labels(labels: AnyArray, num_classes: int) -> None:
     """Report a label outside [0, num_classes)."""
     labels = jnp.asarray(labels)
-    valid = (labels >= 0) & (labels < num_classes)
-    lowest = jnp.iinfo(labels.dtype).min
-    check(
-        lambda: valid,
-        f"labels must lie in [0, {num_classes}), got {{label}}",
-        label=jnp.max(jnp.where(valid, lowest, labels), initial=lowest),
-    )
+
+    def valid() -> jax.Array:
+        return (labels >= 0) & (labels < num_classes)
+
+    def wrong_label() -> jax.Array:
+        lowest = jnp.iinfo(labels.dtype).min
+        return jnp.max(jnp.where(valid(), lowest, labels), initial=lowest)
+
+    check(valid, f"labels must lie in [0, {num_classes}), got {{label}}", label=wrong_label)
 
 
 def check_distributions(probs: jax.Array, name: str) -> None:
