@@ -85,7 +85,7 @@ def list_(
         return
     table = Table(box=None, header_style="bold", pad_edge=False)
     for title in ("family", "function", "paper", ""):
-        table.add_column(title)
+        table.add_column(title, no_wrap=title != "")
     previous = None
     for row in rows:
         shown = row["family"] if row["family"] != previous else ""
@@ -136,7 +136,11 @@ def show(
     from rich.syntax import Syntax
 
     console.print(f"[bold]lossbench.{family}.{name}[/bold]")
-    console.print(Syntax(f"{name}{_signature(function)}", "python", background_color="default"))
+    console.print(
+        Syntax(
+            f"{name}{_signature(function)}", "python", background_color="default", word_wrap=True
+        )
+    )
     console.print()
     console.print(inspect.getdoc(function) or "", markup=False, highlight=False)
     console.print()
@@ -366,7 +370,7 @@ def _settings(given: list[str]) -> dict[str, Any]:
 
 
 def _signature(function: Any) -> str:
-    """Return the signature with one readable word for each long union of array types."""
+    """Return the signature without the annotations: the docstring gives the shapes."""
     signature = inspect.signature(function)
     plain = [
         parameter.replace(annotation=inspect.Parameter.empty)

@@ -61,9 +61,9 @@ class Loss:
                 f"the grid of {self.name!r} has {combinations} combinations, which do not divide "
                 f"the tuning budget of {budget} runs a loss; give a grid or tune= that fits"
             )
-        rates = np.geomspace(*learning_rates, budget // combinations).tolist()
-        if len(rates) == 1:
-            rates = [math.sqrt(math.prod(learning_rates))]
+        # The middles of equal parts of the logarithmic range: few rates stay off its extremes.
+        count, (low, high) = budget // combinations, learning_rates
+        rates = [low * (high / low) ** ((i + 0.5) / count) for i in range(count)]
         return [
             {"learning_rate": rate, **dict(zip(self.grid, values, strict=True))}
             for rate in rates

@@ -1,7 +1,4 @@
-"""What is built: the rows of the families' `papers.toml`, and the public functions of the families.
-
-Nothing here imports a family's code, so that listing stays instant.
-"""
+"""What is built: the rows of the families' `papers.toml`, and the families' public functions."""
 
 import functools
 import tomllib
@@ -58,11 +55,13 @@ def _rows(family: str) -> Iterator[dict[str, Any]]:
 @functools.cache
 def functions() -> dict[str, str]:
     """Return the family of every public function of the families."""
-    return {
-        name: family
-        for family in families()
-        for name in import_module(f"lossbench.{family}").__all__
-    }
+    found = {}
+    for family in families():
+        module = import_module(f"lossbench.{family}")
+        for name in module.__all__:
+            if not isinstance(getattr(module, name), type):  # a state's class is no function
+                found[name] = family
+    return found
 
 
 def load_function(name: str) -> Callable:

@@ -1,5 +1,7 @@
 """The rows of `papers.toml` name what is there."""
 
+import itertools
+
 import pytest
 
 from lossbench.bench.experiment import checkout
@@ -38,5 +40,6 @@ def test_every_grid_is_of_a_loss_that_is_there_and_fits_the_budget():
         assert len(settings) == 12
         assert len({tuple(setting.items()) for setting in settings}) == 12
         rates = sorted({setting["learning_rate"] for setting in settings})
-        assert rates[0] == pytest.approx(1e-4)
-        assert rates[-1] == pytest.approx(1e-2)
+        assert 1e-4 < rates[0] < rates[-1] < 1e-2
+        ratios = [b / a for a, b in itertools.pairwise(rates)]
+        assert max(ratios) == pytest.approx(min(ratios))
