@@ -110,7 +110,7 @@ def test_every_step_has_its_own_key(result):
     assert len(set(result.history["train"]["draw"].tolist())) == STEPS
 
 
-@pytest.mark.parametrize("log_every", [1, 5, 17, 100])
+@pytest.mark.parametrize("log_every", [1, 5, 100])
 def test_chunks_do_not_change_the_numbers(result, log_every):
     other = fit(*RUN, **{**SETTINGS, "log_every": log_every})
     jax.tree.map(np.testing.assert_array_equal, other.history["train"], result.history["train"])
@@ -148,7 +148,7 @@ def test_lbfgs_reaches_the_closed_form():
     np.testing.assert_allclose([*out.params["w"], out.params["b"]], solution, atol=1e-5)
 
 
-def test_a_large_rate_is_frozen_at_the_last_finite_step():
+def test_a_loss_that_is_not_finite_freezes_the_step_before():
     def sensitive(w, state, batch, key):
         loss = jnp.where(state == 9, jnp.nan, 1.0) * (w**2).mean()
         return loss, (state + 1, {"state": state})

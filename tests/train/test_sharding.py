@@ -83,15 +83,10 @@ def trained(directory, mesh, share=0, shares=1, progress=False):
     results["resumed"] = fit(*RUN, **resumed)
     results["finished"] = fit(*RUN, **resumed)
 
-    swept = sweep(member, RATES, vectorize=False, **settings)
-    chunked = sweep(member, RATES, vectorize=True, chunk_size=3, **settings)
-    if shares == 1:
-        results |= {"swept": swept, "chunked": chunked}
-    else:  # the parameters are spread over the processes: a host reads history and diverged
-        results |= {
-            name: {"history": out.history, "diverged": out.diverged}
-            for name, out in (("swept", swept), ("chunked", chunked))
-        }
+    # Five members on eight devices: padded. Their parameters stay spread over the processes; what
+    # the host reads is whole in each.
+    swept = sweep(member, RATES, **settings)
+    results["swept"] = {"history": swept.history, "diverged": swept.diverged}
     return jax.tree.map(np.asarray, results)
 
 
@@ -113,7 +108,7 @@ def start(directory, count, devices):
         for index in range(count)
     ]
     try:
-        outputs = [process.communicate(timeout=120) for process in processes]
+        outputs = [process.communicate(timeout=180) for process in processes]
     finally:
         for process in processes:
             process.kill()
@@ -144,11 +139,6 @@ def test_eight_devices_agree_with_one(alone, tmp_path):
 def test_two_processes_agree_with_one(alone, tmp_path):
     first, second = start(tmp_path, 2, 4)
     jax.tree.map(np.testing.assert_array_equal, first, second)
-    for name in ("swept", "chunked"):
-        alone = {
-            **alone,
-            name: {"history": alone[name].history, "diverged": alone[name].diverged},
-        }
     agree(first, alone)
     jax.tree.map(np.testing.assert_array_equal, first["resumed"], first["fit"])
 
@@ -178,6 +168,7 @@ def test_unfit_meshes_are_refused(message):
 
 
 def main(count, index, port, directory):
+    assert not {"orbax", "rich"} & set(sys.modules)  # loaded when they are needed
     if count > 1:
         jax.distributed.initialize(f"127.0.0.1:{port}", count, index)
     assert jax.device_count() == 8
