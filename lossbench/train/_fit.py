@@ -195,7 +195,7 @@ def fit(
                     _write(history["evaluate"], evaluated, chunk)
                 if store and start < done and (failed >= 0 or done in saves or done < stop):
                     store.save(done, (carry, jax.tree.map(np.copy, history)))
-                if done < stop:
+                if done < stop and failed < 0:
                     raise DataEnded(_result(carry, history), done, steps)
                 update(done, loss=log["loss"][-1])
     result = _result(carry, history)

@@ -73,9 +73,10 @@ def sweep(
 ) -> SweepResult:
     """Train `member(hyperparameters, key)` for each row of hyper-parameters, as one program.
 
-    Member i is what `fit(*member(hyperparameters[i], keys[i]), key=keys[i], ...)` trains: the same
-    inner loop, so the same numbers (bit by bit on CPU without `vectorize`). `member` is traced
-    once, so hyper-parameters of the loss and of the optimiser (`optax.adam(h["rate"])`) may vary
+    Member i is what `fit(*member(hyperparameters[i], keys[i]), key=keys[i], ...)` trains, by the
+    same inner loop: the same numbers to rounding, and without `vectorize` bit by bit, unless XLA
+    folds hyper-parameters that are constants there into other constants. `member` is traced once,
+    so hyper-parameters of the loss and of the optimiser (`optax.adam(h["rate"])`) may vary
     together, and its parameters, data and noise may come from its key; arrays that it closes over
     are shared by all members. A second call with the same `member` object, the same shapes and
     settings compiles nothing.
@@ -177,13 +178,14 @@ def _train_member(
     if not isinstance(run, Run):
         raise TypeError(f"member must return a lossbench.train.Run, got {type(run).__name__}")
     _checks.check_data(run.data, plan.batch_size)
+    data = jax.tree.map(jnp.asarray, run.data)
     program = Program(run.loss_fn, run.optimizer, run.evaluate, plan.batch_size, plan.log_every)
     carry = begin(program, run.params, run.state)
-    batch = _checks.batch_shapes({**run.data, "index": jnp.arange(1)}, plan.batch_size)
+    batch = _checks.batch_shapes({**data, "index": jnp.arange(1)}, plan.batch_size)
     _checks.log_shapes(program, carry, batch, key)
 
     def chunk(carry: Carry, start: jax.Array) -> tuple[Carry, Any]:
-        carry, log, evaluated = advance(program, carry, run.data, key, start, plan.steps)
+        carry, log, evaluated = advance(program, carry, data, key, start, plan.steps)
         return carry, (log, evaluated)
 
     ends = jnp.array(chunk_ends(plan.steps, plan.log_every), jnp.int32)

@@ -67,7 +67,17 @@ def check_mesh(mesh: Mesh | None, batch_size: int | None = None) -> None:
 
 def place(tree: Tree, mesh: Mesh | None) -> Tree:
     """Put `tree` on the devices, the same on each; every process holds the same values."""
-    return jax.device_put(tree, sharding_of(mesh))
+    sharding = sharding_of(mesh)
+
+    def put(x: Any) -> jax.Array:
+        if jax.dtypes.issubdtype(getattr(x, "dtype", None), jax.dtypes.prng_key):
+            # jax 0.10 puts no key array on devices of other processes, but its words it does.
+            return jax.random.wrap_key_data(
+                put(jax.random.key_data(x)), impl=jax.random.key_impl(x)
+            )
+        return jax.device_put(x, sharding)
+
+    return jax.tree.map(put, tree)
 
 
 def place_rows(batch: Any, mesh: Mesh | None, batch_size: int) -> Any:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +21,7 @@ from lossbench.train.checkpoint import Checkpoint
 
 KEY = jax.random.key(3)
 DATA = {"x": np.random.default_rng(0).normal(size=(10, 3)).astype(np.float32)}
-SETTINGS = {"key": KEY, "steps": 120, "batch_size": 4, "log_every": 3}
+SETTINGS: dict[str, Any] = {"key": KEY, "steps": 120, "batch_size": 4, "log_every": 3}
 
 
 def loss_fn(w, state, batch, key):
@@ -129,7 +130,7 @@ def narrow(run):
     return run._replace(params=jnp.zeros(3, jnp.bfloat16))
 
 
-OTHERS = {
+OTHERS: dict[str, Any] = {
     "steps was 120, is 60": (RUN, {"steps": 60}),
     "batch_size was 4, is 5": (RUN, {"batch_size": 5}),
     "log_every was 3, is 4": (RUN, {"log_every": 4}),
