@@ -80,13 +80,17 @@ class Keyed:
     checks = ("eager", "vmap", "same_key", "key_styles", "finite")
 
 
-def examine(fn: Callable[..., Any], example: Example | Stateful | Keyed) -> dict[str, str | None]:
-    """Run every check and say what each found."""
+def examine(
+    fn: Callable[..., Any],
+    example: Example | Stateful | Keyed,
+    checks: tuple[str, ...] | None = None,
+) -> dict[str, str | None]:
+    """Run every check, or those named, and say what each found."""
     kinds: dict[type, type] = {Example: _Loss, Stateful: _StatefulPair, Keyed: _Random}
     examination = kinds[type(example)](fn, example)
     # Accelerators multiply in fewer bits by default: that is the user's choice, not ours to judge.
     with jax.default_matmul_precision("highest"):
-        return {check: _outcome(getattr(examination, check)) for check in example.checks}
+        return {check: _outcome(getattr(examination, check)) for check in checks or example.checks}
 
 
 def _outcome(check: Check) -> str | None:
@@ -165,8 +169,9 @@ class _Loss:
             value = self.call(tuple(full), where, hyper)
             # A row's other axes get other weights, lest rows that sum to 1 look constant.
             spread = jnp.cos(jnp.arange(math.prod(value.shape[1:]), dtype=value.dtype))
-            w = jnp.asarray(weights, value.dtype)[: len(value)] if value.ndim else 1
+            w = jnp.ones((), value.dtype)
             if value.ndim:
+                w = jnp.asarray(weights, value.dtype)[: len(value)]
                 w = w.reshape(-1, *[1] * (value.ndim - 1)) * spread.reshape(value.shape[1:])
             # Where the weight is 0 the value may hold anything.
             return jnp.sum(jnp.where(w == 0, 0, w * jnp.where(w == 0, 0, value))), value
@@ -218,7 +223,9 @@ class _Loss:
         }
         cases |= {f"hostile: {name}": (a, where, weights) for name, a in hostile.items()}
         for name, args in self.example.hostile.items():
-            arrays = tuple(np.asarray(args[i], b.dtype) for i, b in zip(self.arrays, base))
+            arrays = tuple(
+                np.asarray(args[i], b.dtype) for i, b in zip(self.arrays, base, strict=True)
+            )
             cases[f"hostile: {name}"] = pad(arrays), where, weights
         if self.masked:
             cases["hostile: all masked"] = pad(base, np.nan), where & False, weights
@@ -359,7 +366,9 @@ class _Loss:
                 plain = {k: v[0] for k, v in self.example.traced.items()}
                 expected = jnp.promote_types(dtype, jnp.float32)
                 for hyper in (plain, self.hyper(0, expected), self.hyper(0)):
-                    got = jax.eval_shape(lambda a, h=hyper: self.call(a, where, h), arrays)
+                    got = jax.eval_shape(
+                        functools.partial(self.call, where=where, hyper=hyper), arrays
+                    )
                     kinds = {k: type(v).__name__ for k, v in hyper.items()}
                     assert got.dtype == expected, f"{dtype.__name__}, {kinds} gave {got.dtype}"
 
@@ -430,18 +439,20 @@ class _Loss:
 
     def rejects(self, i: int, array: Any, what: str) -> None:
         name = self.parameters[i]
-        arrays = list(self.example.args[i] for i in self.arrays)
+        arrays = [self.example.args[i] for i in self.arrays]
         arrays[self.arrays.index(i)] = array
         shapes = tuple(jax.ShapeDtypeStruct(np.shape(a), a.dtype) for a in arrays)
         hyper = {k: v[0] for k, v in self.example.traced.items()}
+        # A clash of sizes may be laid at the door of the later of two arguments.
+        blamed = [name] if what != "other length" else [self.parameters[j] for j in self.arrays]
+        message: str | None = None
+        call = functools.partial(self.call, where=np.ones(self.n, bool), hyper=hyper)
         try:
-            jax.eval_shape(lambda a: self.call(a, np.ones(self.n, bool), hyper), shapes)
+            jax.eval_shape(call, shapes)
         except TypeError as error:
-            # A clash of sizes may be laid at the door of the later of two arguments.
-            names = [name] if what != "other length" else [self.parameters[j] for j in self.arrays]
-            assert any(each in str(error) for each in names), f"{what} of {name}: {error}"
-        else:
-            raise AssertionError(f"{what} of {name} accepted: {array.dtype}{list(array.shape)}")
+            message = str(error)
+        assert message is not None, f"{what} of {name} accepted: {array.dtype}{list(array.shape)}"
+        assert any(each in message for each in blamed), f"{what} of {name}: {message}"
 
     def wrong_shape(self) -> None:
         for i in self.arrays:
@@ -485,7 +496,9 @@ class _StatefulPair:
             return jax.tree.map(lambda leaf: (jnp.shape(leaf), jnp.asarray(leaf).dtype), tree)
 
         assert shapes(self.example.init()) == shapes(self.whole[1])
-        assert jax.tree.structure(self.example.init()) == jax.tree.structure(self.whole[1])
+        assert str(jax.tree.structure(self.example.init())) == str(
+            jax.tree.structure(self.whole[1])
+        )
 
     def eager(self) -> None:
         eager = self.run(self.example.update, self.example.init(), self.example.batches[:1])
