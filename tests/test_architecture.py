@@ -51,7 +51,7 @@ def imports(path):
             found.extend((alias.name, None) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: relative import"
-            found.extend((node.module, alias.name) for alias in node.names)
+            found.extend((node.module or "", alias.name) for alias in node.names)
         for child in ast.iter_child_nodes(node):
             visit(child)
 
