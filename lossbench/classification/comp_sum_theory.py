@@ -99,6 +99,37 @@ def comp_sum_conditional_minimum(
     return jnp.where(tau < 2, smooth, (1 - jnp.max(probs, axis=-1)) / jnp.maximum(tau - 1, 1))
 
 
+def _excess_of_ties(beta: jax.Array, tau: jax.Array) -> jax.Array:
+    """Excess risk of tied scores over the best for two classes, times 2^(tau - 1), tau < 2.
+
+    With probabilities (1 +- beta) / 2 the best softmax is (1 +- theta) / 2, theta = tanh(y). As
+    l(1/2) - l(s) = 2^(1 - tau) log_q(2 s) with q = 2 - tau, this is the mean of log_q(1 +- theta),
+    singular at no tau.
+    """
+    below_one = 1 - jnp.finfo(beta.dtype).epsneg
+    y = _sharpness(tau) * jnp.arctanh(jnp.minimum(beta, below_one))
+    small = y < 0.5
+
+    # At beta = 1 theta is 1 as well, and the worse class has no mass.
+    theta = jnp.minimum(jnp.tanh(jnp.where(small, 1, y)), below_one)
+    theta = jnp.where(beta < 1, theta, below_one)
+    better = (1 + beta) / 2 * deformed_log(jnp.log1p(theta), 2 - tau)
+    worse = (1 - beta) / 2 * deformed_log(jnp.log1p(-theta), 2 - tau)
+
+    # The same sum with (1 +- theta)^s = exp(s (a +- y)), s = tau - 1, paired so that what remains
+    # is quadratic in beta: above, terms linear in it cancel.
+    s, y = tau - 1, jnp.where(small, y, 0)
+    a = jnp.log1p(-(jnp.tanh(y) ** 2)) / 2
+
+    def sinh_ratio(x: jax.Array) -> jax.Array:
+        """sinh(s x) / s."""
+        return jnp.exp(-s * x) * deformed_log(2 * x, 2 - tau) / 2
+
+    even = deformed_log(a, 2 - tau) * jnp.cosh(s * y) + 2 * s * sinh_ratio(y / 2) ** 2
+    odd = jnp.exp(s * a) * sinh_ratio(y)
+    return jnp.where(small, even + beta * odd, better + worse)
+
+
 @typed
 def h_consistency_transform(
     beta: Float[AnyArray, "*shape"], *, tau: Scalar, num_classes: Scalar
@@ -121,17 +152,9 @@ def h_consistency_transform(
     beta = widen(beta)
     check(lambda: (beta >= 0) & (beta <= 1), "beta must lie in [0, 1]")
     tau, num_classes = jnp.asarray(tau, beta.dtype), jnp.asarray(num_classes, beta.dtype)
-    below_one = 1 - jnp.finfo(beta.dtype).epsneg
-    inside = jnp.minimum(beta, below_one)
-    # For two classes T is the excess risk of tied scores over the best ones s = (1 +- theta) / 2.
-    # As l(1/2) - l(s) = 2^(1-tau) log_q(2 s) with q = 2 - tau, nothing cancels and no tau is
-    # singular. At beta = 1 the worse class has no mass.
-    theta = jnp.minimum(jnp.tanh(_sharpness(tau) * jnp.arctanh(inside)), below_one)
-    better = (1 + beta) / 2 * deformed_log(jnp.log1p(theta), 2 - tau)
-    worse = (1 - beta) / 2 * deformed_log(jnp.log1p(-theta), 2 - tau)
     factor = jnp.where(tau < 1, 2, num_classes) ** (1 - tau)
     linear = beta / jnp.maximum(tau - 1, 1)
-    return factor * jnp.where(tau < 2, better + worse, linear)
+    return factor * jnp.where(tau < 2, _excess_of_ties(beta, tau), linear)
 
 
 @typed
@@ -163,6 +186,7 @@ def _invert(regret: jax.Array, tau: jax.Array, num_classes: jax.Array) -> jax.Ar
     most = h_consistency_transform(jnp.ones((), regret.dtype), tau=tau, num_classes=num_classes)
     inside = (regret > 0) & (regret < most)
     target = jnp.where(inside, regret, most / 2)
+    closed = h_consistency_bound_closed(target, tau=tau, num_classes=num_classes)
 
     def excess(beta: jax.Array) -> jax.Array:
         return h_consistency_transform(beta, tau=tau, num_classes=num_classes) - target
@@ -174,12 +198,13 @@ def _invert(regret: jax.Array, tau: jax.Array, num_classes: jax.Array) -> jax.Ar
             above = excess(middle) > 0
             return jnp.where(above, low, middle), jnp.where(above, middle, high)
 
-        low, high = lax.fori_loop(0, 60, halve, (jnp.zeros_like(start), jnp.ones_like(start)))
+        # From the closed bound, so that a tiny root is found to relative precision.
+        low, high = lax.fori_loop(0, 60, halve, (jnp.zeros_like(start), start))
         return (low + high) / 2
 
     root = lax.custom_root(
         excess,
-        jnp.zeros_like(target),
+        lax.stop_gradient(jnp.minimum(1, 2 * closed)),
         bisect,
         # The problem is elementwise: its Jacobian is a diagonal.
         lambda linear, y: y / linear(jnp.ones_like(y)),

@@ -7,54 +7,59 @@ arXiv 2112.14869v1. The maximisation over {p in the simplex: p_j <= 1/k} is solv
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.scipy.special import xlogy
 
-from lossbench._math import masked_logsumexp, widen
+from lossbench._math import widen
 from lossbench._typing import AnyArray, Float, Integer, check, typed
 from lossbench.classification.ldr import Margin, Normalization, Temperature, gaps_of_logits
 
 
-def _capped(scaled: jax.Array, k: int) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Which weights stay under the cap 1/k (n, K), their mass (n, 1) and their logsumexp (n, 1)."""
-    num_classes = scaled.shape[1]
-    fixed = lax.stop_gradient(scaled)
-    top = lax.top_k(fixed, k)[0]
-    # The rest, without a copy of the row: what is below the k-th value and what ties with it.
-    last = top[:, -1:]
-    tied = jnp.sum(fixed == last, axis=1, keepdims=True) - jnp.sum(
-        top == last, axis=1, keepdims=True
+def _largest_free(gaps: jax.Array, temperature: jax.Array, k: int) -> jax.Array:
+    """The largest gap of each row whose weight stays under the cap: (n, 1), without gradient.
+
+    With the gaps in descending order and the m largest capped, the rest share 1 - m/k in proportion
+    to exp(a / t). The next one keeps under 1/k if and only if x_m >= k - m, where
+    x_m = sum_{j > m} exp((a_j - a_{m+1}) / t) = 1 + exp((a_{m+2} - a_{m+1}) / t) x_{m+1}.
+    """
+    gaps, temperature = lax.stop_gradient((gaps, temperature))
+    top = lax.top_k(gaps, k)[0]
+    # The k - 1 larger ones count 1 each, so no copy of the row without them is needed.
+    last = jnp.sum(jnp.exp(jnp.minimum(gaps - top[:, -1:], 0) / temperature), axis=1) - (k - 1)
+    factors = jnp.exp((top[:, 1:] - top[:, :-1]) / temperature)
+
+    def compose(
+        inner: tuple[jax.Array, jax.Array], outer: tuple[jax.Array, jax.Array]
+    ) -> tuple[jax.Array, jax.Array]:
+        return outer[0] * inner[0], outer[1] + outer[0] * inner[1]
+
+    steps = (
+        jnp.pad(factors, ((0, 0), (0, 1))),
+        jnp.ones_like(top).at[:, -1].set(last),
     )
-    rest = jnp.logaddexp(
-        masked_logsumexp(fixed, fixed < last, axis=1)[:, None],
-        jnp.log(tied.astype(last.dtype)) + last,
-    )
-    # sums[:, m]: logsumexp of all but the m largest; mass[m]: what they share if m are capped.
-    sums = lax.cumlogsumexp(jnp.concatenate([top, rest], axis=1), axis=1, reverse=True)[:, :k]
-    mass = jnp.log1p(-jnp.arange(k, dtype=scaled.dtype) / k)
-    fits = mass + top <= sums - jnp.log(k).astype(scaled.dtype)
-    # Capping k - 1 always fits, whatever rounding says.
-    m = jnp.argmax(fits.at[:, -1].set(True), axis=1)[:, None]
-    normalizer = jnp.take_along_axis(sums, m, axis=1) - mass[m]
-    # Differentiable from here on: the set of the capped is locally constant.
-    free = fixed - normalizer <= -jnp.log(k).astype(scaled.dtype)
-    capped = num_classes - jnp.sum(free, axis=1, keepdims=True)
-    free_mass = jnp.maximum(1 - capped.astype(scaled.dtype) / k, 0)
-    normalizer = masked_logsumexp(scaled, free, axis=1)[:, None]
-    return free, free_mass, jnp.where(jnp.any(free, axis=1, keepdims=True), normalizer, 0)
+    _, x = lax.associative_scan(compose, steps, reverse=True, axis=1)
+    # x_{k-1} >= 1 always, but for rounding.
+    fits = (x >= k - jnp.arange(k)).at[:, -1].set(True)
+    return jnp.take_along_axis(top, jnp.argmax(fits, axis=1)[:, None], axis=1)
 
 
-def _shifted(gaps: jax.Array, temperature: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The gaps less the row's largest, over the temperature, and that largest: exact at the top."""
-    largest = lax.stop_gradient(jnp.max(gaps, axis=1, keepdims=True))
-    return (gaps - largest) / temperature, largest
+def _solve(
+    gaps: jax.Array, temperature: Temperature, k: int
+) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array, jax.Array]:
+    """What the maximising weights consist of.
 
-
-def _column(temperature: Temperature, gaps: jax.Array, k: int) -> jax.Array:
+    Which are free (n, K); of the free: their mass, their largest gap, exp((gap - largest) / t),
+    (n, K), and the temperature as a column.
+    """
     if not 1 <= k <= gaps.shape[1]:
         raise ValueError(f"k must lie in [1, {gaps.shape[1]}], got {k}")
     temperature = jnp.asarray(temperature, gaps.dtype)
     check(lambda: temperature > 0, "temperature must be positive")
-    return jnp.reshape(temperature, (-1, 1))
+    column = jnp.reshape(temperature, (-1, 1))
+    largest = _largest_free(gaps, column, k)
+    # Differentiable in all that follows: the set of the free is locally constant.
+    free = gaps <= largest
+    mass = 1 - jnp.sum(~free, axis=1, keepdims=True).astype(gaps.dtype) / k
+    shares = jnp.where(free, jnp.exp(jnp.where(free, gaps - largest, 0) / column), 0)
+    return free, mass, largest, shares, column
 
 
 @typed
@@ -77,10 +82,8 @@ def capped_entropic_weights(
     >>> print(capped_entropic_weights(gaps, k=2).round(4))
     [[0.125 0.375 0.5  ]]
     """
-    gaps = widen(gaps)
-    scaled, _ = _shifted(gaps, _column(temperature, gaps, k))
-    free, mass, normalizer = _capped(scaled, k)
-    return jnp.where(free, mass * jnp.exp(jnp.where(free, scaled - normalizer, 0)), 1 / k)
+    free, mass, _, shares, _ = _solve(widen(gaps), temperature, k)
+    return jnp.where(free, mass * shares / jnp.sum(shares, axis=1, keepdims=True), 1 / k)
 
 
 @typed
@@ -113,11 +116,9 @@ def ldr_topk_kl_loss(
     [2.]
     """
     gaps = gaps_of_logits(logits, labels, margin, normalize)
-    column = _column(temperature, gaps, k)
-    scaled, largest = _shifted(gaps, column)
-    free, mass, normalizer = _capped(scaled, k)
+    free, mass, largest, shares, column = _solve(gaps, temperature, k)
     num_classes = gaps.shape[1]
     capped = jnp.sum(jnp.where(free, 0, gaps), axis=1, keepdims=True) / k
-    entropy = (1 - mass) * jnp.log(num_classes / k) + xlogy(mass, num_classes * mass)
-    value = capped + mass * (largest + column * normalizer) - column * entropy
-    return value[:, 0]
+    log_partition = jnp.log(jnp.sum(shares, axis=1, keepdims=True) / (num_classes * mass))
+    value = capped - column * (1 - mass) * jnp.log(num_classes / k)
+    return (value + mass * (largest + column * log_partition))[:, 0]
