@@ -6,8 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from lossbench._lazy import attach
-
 
 @pytest.fixture
 def package(tmp_path, monkeypatch):
@@ -17,7 +15,9 @@ def package(tmp_path, monkeypatch):
     (root / "__init__.py").write_text(
         textwrap.dedent("""
         from lossbench._lazy import attach
-        __getattr__, __dir__, _public = attach(__name__, {"ideas": ["idea", "other"], "part": [], "twin": ["twin"]})
+        __getattr__, __dir__, _public = attach(
+            __name__, {"ideas": ["idea", "other"], "part": [], "twin": ["twin"]}
+        )
         __all__ = ["idea", "other", "part", "twin"]
         """)
     )
