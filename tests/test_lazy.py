@@ -1,11 +1,10 @@
+import inspect
 import subprocess
 import sys
 import textwrap
 from pathlib import Path
 
 import pytest
-
-from lossbench._lazy import attach
 
 
 @pytest.fixture
@@ -16,12 +15,15 @@ def package(tmp_path, monkeypatch):
     (root / "__init__.py").write_text(
         textwrap.dedent("""
         from lossbench._lazy import attach
-        __getattr__, __dir__, _public = attach(__name__, {"ideas": ["idea", "other"], "part": []})
-        __all__ = ["idea", "other", "part"]
+        __getattr__, __dir__, _public = attach(
+            __name__, {"ideas": ["idea", "other"], "part": [], "twin": ["twin"]}
+        )
+        __all__ = ["idea", "other", "part", "twin"]
         """)
     )
     (root / "ideas.py").write_text("idea, other = object(), object()\nprivate = 1\n")
     (root / "part.py").write_text("")
+    (root / "twin.py").write_text("def twin(): pass\n")
     monkeypatch.syspath_prepend(tmp_path)
     yield "lazy_example"
     for name in [name for name in sys.modules if name.startswith("lazy_example")]:
@@ -55,8 +57,14 @@ def test_star_import_takes_all(package):
     assert {"idea", "other", "part"} <= names.keys()
 
 
-def test_public_names_are_sorted():
-    assert attach("p", {"b": ["z", "a"], "m": []})[2] == ["a", "m", "z"]
+def test_public_names_are_sorted(package):
+    assert __import__(package)._public == ["idea", "other", "part", "twin"]
+
+
+@pytest.mark.parametrize("first", ["import lazy_example.twin", "from lazy_example import twin"])
+def test_function_wins_over_the_module_of_its_name(package, first):
+    exec(first)
+    assert inspect.isfunction(__import__(package).twin)
 
 
 def test_lossbench_hands_on_its_families():
