@@ -5,7 +5,6 @@ All runs of all losses share one compiled program, called on blocks of a fixed n
 
 import contextlib
 import functools
-import json
 import os
 import pathlib
 import time
@@ -21,6 +20,7 @@ import optax
 from lossbench import train
 from lossbench.bench.comparison import Comparison, LossResult, environment
 from lossbench.bench.errors import UnknownNameError, UsageError
+from lossbench.bench.journal import Journal
 from lossbench.bench.losses import Loss, resolve
 from lossbench.bench.tasks import Task
 from lossbench.train.progress import progress_bar
@@ -86,7 +86,7 @@ def compare(
         "learning rates": list(task.learning_rates),
         "key": np.asarray(jax.random.key_data(base_key)).tolist(),
     }
-    journal = _Journal(
+    journal = Journal(
         out,
         {
             "task": task.name,
@@ -358,63 +358,3 @@ def _choose(tuned: list[dict], task: Task, tune_seeds: int) -> int:
 
     scores = [score(tried) for tried in _grouped(tuned, tune_seeds)]
     return max(range(len(scores)), key=scores.__getitem__)
-
-
-class _Journal:
-    """Finished blocks, one JSON line each, so that an interruption loses one block at most."""
-
-    NAME = "runs.jsonl"
-
-    def __init__(self, out: str | pathlib.Path | None, identity: dict):
-        self._done: dict[tuple, list[dict]] = {}
-        self._file = None
-        if out is None:
-            return
-        path = pathlib.Path(out)
-        if path.exists() and not path.is_dir():
-            raise FileExistsError(f"{path} is a file; out= takes a folder")
-        path.mkdir(parents=True, exist_ok=True)
-        path /= self.NAME
-        identity = json.loads(json.dumps(identity))  # as it reads back
-        whole = self._read(path, identity) if path.exists() else []
-        # Written anew without a line that an interruption cut short.
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text("".join(line + "\n" for line in [json.dumps(identity), *whole]))
-        temporary.replace(path)
-        self._file = path.open("a")
-
-    def _read(self, path: pathlib.Path, identity: dict) -> list[str]:
-        lines = path.read_text().split("\n")
-        try:
-            found = json.loads(lines[0])
-        except json.JSONDecodeError as error:
-            raise UsageError(f"{path} is not a record of runs; choose another folder") from error
-        changed = (
-            [name for name in identity | found if identity.get(name) != found.get(name)]
-            if isinstance(found, dict)
-            else ["format"]
-        )
-        if changed:
-            raise UsageError(
-                f"{path.parent} holds another comparison (it differs in: {', '.join(changed)}); "
-                "choose another folder, or remove this one to start over"
-            )
-        whole = []
-        for line in lines[1:-1]:  # a whole line ends in a newline
-            row = json.loads(line)
-            self._done[row["loss"], row["phase"], row["first"]] = row["runs"]
-            whole.append(line)
-        return whole
-
-    def get(self, loss: str, phase: int, first: int) -> list[dict] | None:
-        return self._done.get((loss, phase, first))
-
-    def add(self, loss: str, phase: int, first: int, records: list[dict]) -> None:
-        if self._file is not None and (loss, phase, first) not in self._done:
-            row = {"loss": loss, "phase": phase, "first": first, "runs": records}
-            self._file.write(json.dumps(row) + "\n")
-            self._file.flush()
-
-    def close(self) -> None:
-        if self._file is not None:
-            self._file.close()
