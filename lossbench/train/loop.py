@@ -107,14 +107,27 @@ def chunk_indices(
         needed = (epoch - first) * batches < offset + length
         return lax.cond(
             needed,
-            lambda: jax.random.permutation(jax.random.fold_in(order_key, epoch), rows),
-            lambda: jnp.arange(rows),
+            lambda: permutation(jax.random.fold_in(order_key, epoch), rows),
+            lambda: jnp.arange(rows, dtype=jnp.int32),
         )
 
     orders = lax.map(order, first + jnp.arange(epochs))[:, : batches * batch_size]
-    return lax.dynamic_slice_in_dim(
-        orders.reshape(epochs * batches, batch_size).astype(jnp.int32), offset, length
-    )
+    return lax.dynamic_slice_in_dim(orders.reshape(epochs * batches, batch_size), offset, length)
+
+
+def permutation(key: PRNGKey, rows: int) -> jax.Array:
+    """Return a random order of `rows` examples, int32.
+
+    Random 64-bit words whose low bits are the index, sorted: on CPU several times faster than
+    `jax.random.permutation`, which sorts pairs, and more than once.
+    """
+    low = (1 << rows.bit_length()) - 1
+    # The words are drawn in halves: 64-bit draws fail to lower inside a local x64.
+    high, rest = jax.random.bits(key, (2, rows), jnp.uint32)
+    rest = (rest & jnp.uint32(~low & 0xFFFFFFFF)) | jnp.arange(rows, dtype=jnp.uint32)
+    with jax.enable_x64(True):
+        words = (high.astype(jnp.uint64) << 32) | rest.astype(jnp.uint64)
+        return (jnp.sort(words) & jnp.uint64(low)).astype(jnp.int32)
 
 
 def train_step(

@@ -99,18 +99,22 @@ def test_killed_at_random_moments_and_started_again(whole, tmp_path):
     seed = random.randrange(10**6)
     print("seed", seed)
     moments = random.Random(seed)
-    command = [sys.executable, __file__, str(tmp_path / "run")]
-    environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
-    for kills in range(3):
-        process = subprocess.Popen(command, env=environment)
-        before, end = set(tmp_path.rglob("*")), time.monotonic() + 60
-        while set(tmp_path.rglob("*")) <= before and process.poll() is None:
-            assert time.monotonic() < end, "nothing was saved"
-            time.sleep(0.005)
-        time.sleep(moments.uniform(0, 0.3))
-        process.kill()
-        process.wait()
-        print("kill", kills, sorted(path.name for path in (tmp_path / "run").iterdir()))
+    run = tmp_path / "run"
+    run.mkdir()
+    for kill in range(3):
+        before, end = os.listdir(run), time.monotonic() + 60
+        environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
+        process = subprocess.Popen([sys.executable, __file__, str(run)], env=environment)
+        try:
+            while os.listdir(run) == before:
+                assert process.poll() is None, "it ended without a save"
+                assert time.monotonic() < end, "nothing was saved"
+                time.sleep(0.002)
+            time.sleep(moments.uniform(0, 0.3))
+        finally:
+            process.kill()
+            process.wait()
+        print("kill", kill, sorted(os.listdir(run)))
     assert_same(fit(*RUN, **SETTINGS, checkpoint=tmp_path / "run"), whole)
 
 
