@@ -13,7 +13,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Count the contract's skips by check: a check that most functions skip is no check."""
     skips: collections.Counter[str] = collections.Counter()
     for report in terminalreporter.stats.get("skipped", []):
-        if match := re.search(r"test_contract\.py::test_function\[\S+-(\w+)\]", report.nodeid):
+        if match := re.search(r"test_contract\.py::Test_\w+::test\[(\w+)\]", report.nodeid):
             skips[match[1]] += 1
     if skips:
         counts = ", ".join(f"{check} {number}" for check, number in sorted(skips.items()))

@@ -10,6 +10,10 @@ from typing import Any, Protocol
 import jax
 
 
+_PATIENCE = 2.0
+"""Seconds before a bar appears: a short run needs none."""
+
+
 class Update(Protocol):
     """What shows how far the work is."""
 
@@ -24,11 +28,11 @@ def progress_bar(
     *,
     title: str = "",
     enabled: bool | None = None,
-    patience: float = 2.0,
+    patience: float | None = None,
 ) -> Iterator[Update]:
     """Yield an `Update`; the bar appears with the first update after `patience` seconds.
 
-    Without patience it appears at once. A `total` of None is work of unknown length. `enabled` None
+    Two by default; with 0 it appears at once. A `total` of None is work of unknown length. `enabled` None
     means: if stderr is a terminal. Only process 0 shows anything, and nothing is shown where rich
     is not installed.
     """
@@ -36,6 +40,7 @@ def progress_bar(
         enabled = sys.stderr.isatty()
     # Asked last: counting the processes starts the devices.
     enabled = enabled and importlib.util.find_spec("rich") is not None and jax.process_index() == 0
+    patience = _PATIENCE if patience is None else patience
     began = time.monotonic()
     shown = title
     bar: Any = None

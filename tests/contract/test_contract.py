@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from examination import Example, Keyed, Stateful, examine
+from examination import examine
+from kinds import Example, Keyed, Stateful
 
 import lossbench
 
@@ -37,15 +38,6 @@ def examples(family: str) -> Mapping[str, Example | Stateful | Keyed]:
 
 FUNCTIONS = {family: public_functions(family) for family in FAMILIES}
 EXAMPLES = {family: examples(family) for family in FAMILIES}
-CHECKS = [
-    pytest.param(
-        family, name, check, id=f"{family}.{name}-{check}", marks=pytest.mark.xdist_group(name)
-    )
-    for family, functions in FUNCTIONS.items()
-    for name in functions
-    if name in EXAMPLES[family]
-    for check in EXAMPLES[family][name].checks
-]
 
 
 @functools.cache
@@ -69,8 +61,7 @@ def test_every_skip_names_a_check_and_a_reason(family):
             assert reason.strip(), f"{name} skips {check} without a reason"
 
 
-@pytest.mark.parametrize(("family", "name", "check"), CHECKS)
-def test_function(family, name, check):
+def judge(family: str, name: str, check: str) -> None:
     failure = outcomes(family, name)[check]
     reason = EXAMPLES[family][name].skip.get(check)
     if reason is None:
@@ -78,3 +69,18 @@ def test_function(family, name, check):
     else:
         assert failure is not None, f"the skip is not needed ({reason}): the check passes"
         pytest.skip(reason)
+
+
+def examination_of(family: str, name: str) -> type:
+    """A class of tests: `--dist=loadscope` keeps it on one worker, which examines only once."""
+
+    @pytest.mark.parametrize("check", EXAMPLES[family][name].checks)
+    def test(self, check):
+        judge(family, name, check)
+
+    return type(f"Test_{family}_{name}", (), {"test": test})
+
+
+for family, functions in FUNCTIONS.items():
+    for name in sorted(functions.keys() & EXAMPLES[family].keys()):
+        globals()[f"Test_{family}_{name}"] = examination_of(family, name)

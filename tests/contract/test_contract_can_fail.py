@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from examination import Example, Keyed, Stateful, examine
+from examination import examine
+from kinds import Example, Keyed, Stateful
 
 from lossbench._math import masked_mean, pairwise_euclidean, widen
 from lossbench._typing import AnyArray, Bool, Float, Integer, Scalar, typed

@@ -1,7 +1,7 @@
 import jax.numpy as jnp
 import numpy as np
-from examination import Example, Keyed, Stateful
 from fakes import linear_scores
+from kinds import Example, Keyed, Stateful
 
 from lossbench.classification import aldr_kl_init, aldr_kl_update
 

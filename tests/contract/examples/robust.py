@@ -1,6 +1,6 @@
 import jax.numpy as jnp
 import numpy as np
-from examination import Keyed
+from kinds import Keyed
 
 X = np.random.default_rng(0).normal(size=(6, 4)).astype(np.float32)
 

@@ -43,7 +43,8 @@ class FitResult(NamedTuple):
         history: numpy arrays of fixed length, NaN where not reached:
             `history["train"]` holds "loss" and each of the loss's metrics, `(steps,)`;
             `history["evaluate"]` holds "step", the number of steps done at the end of each logging
-            chunk, and each value of `evaluate` there, `(chunks,)`.
+            chunk, and each value of `evaluate` there, `(chunks,)`, of the last finite
+            parameters where the run has diverged.
         state: the loss's state.
     """
 
