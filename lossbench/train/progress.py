@@ -9,7 +9,6 @@ from typing import Any, Protocol
 
 import jax
 
-
 _PATIENCE = 2.0
 """Seconds before a bar appears: a short run needs none."""
 
@@ -32,9 +31,9 @@ def progress_bar(
 ) -> Iterator[Update]:
     """Yield an `Update`; the bar appears with the first update after `patience` seconds.
 
-    Two by default; with 0 it appears at once. A `total` of None is work of unknown length. `enabled` None
-    means: if stderr is a terminal. Only process 0 shows anything, and nothing is shown where rich
-    is not installed.
+    Two by default; with 0 it appears at once. A `total` of None is work of unknown length.
+    `enabled` None means: if stderr is a terminal. Only process 0 shows anything, and nothing is
+    shown where rich is not installed.
     """
     if enabled is None:
         enabled = sys.stderr.isatty()
@@ -67,18 +66,15 @@ def _bar(total: int | None) -> Any:
     from rich import progress
     from rich.console import Console
 
-    counted = [
-        progress.BarColumn(),
-        progress.MofNCompleteColumn(),
-        progress.TextColumn("{task.fields[unit]}"),
-        progress.TimeRemainingColumn(),
-    ]
-    return progress.Progress(
-        progress.SpinnerColumn(),
-        progress.TextColumn("{task.description}"),
-        *(counted if total is not None else []),
-        progress.TimeElapsedColumn(),
-        progress.TextColumn("{task.fields[figures]}"),
-        console=Console(stderr=True),
-        transient=True,
-    )
+    columns: list[Any] = [progress.SpinnerColumn(), progress.TextColumn("{task.description}")]
+    if total is None:
+        columns += [progress.TimeElapsedColumn()]
+    else:
+        columns += [
+            progress.BarColumn(bar_width=20),
+            progress.MofNCompleteColumn(),
+            progress.TextColumn("{task.fields[unit]}"),
+            progress.TimeRemainingColumn(),
+        ]
+    columns += [progress.TextColumn("{task.fields[figures]}")]
+    return progress.Progress(*columns, console=Console(stderr=True))

@@ -125,7 +125,7 @@ def test_a_kill_while_the_first_file_is_written_leaves_a_usable_directory(whole,
 
 def test_a_finished_run_returns_its_result_and_writes_nothing(whole, finished, monkeypatch):
     before = contents(finished)
-    monkeypatch.setattr("lossbench.train.fit._advance", None)
+    monkeypatch.setattr(sys.modules["lossbench.train.fit"], "_advance", None)
     assert_same(fit(*RUN, **SETTINGS, checkpoint=finished), whole)
     assert contents(finished) == before
 
