@@ -27,10 +27,11 @@ from lossbench.robust import pgd_attack
 
 TAUS = (0.0, 0.5, 1.0, 1.5, 2.0)
 EPSILON = 0.1
+# As many weights for either method, each past both ends of where it does best.
 METHODS = (
-    *(("cross-entropy", 0.0),),
-    *(("TRADES", beta) for beta in (1.0, 3.0, 6.0)),
-    *(("ADV-COMP-SUM", nu) for nu in (0.25, 0.5, 1.0, 2.0)),
+    ("cross-entropy", 0.0),
+    *(("TRADES", beta) for beta in (0.5, 1.0, 2.0, 3.0, 6.0, 12.0)),
+    *(("ADV-COMP-SUM", nu) for nu in (0.0625, 0.125, 0.25, 0.5, 1.0, 2.0)),
 )
 
 
@@ -245,15 +246,19 @@ def plot(results: dict[str, Any]) -> Figure:
     taus.set(xlabel="tau", ylabel="test accuracy", title="digits, clean and 40% noisy labels")
     taus.legend()
     last = results["robust training"]
-    for kind in ("cross-entropy", "TRADES", "ADV-COMP-SUM"):
+    for kind, colour in (("TRADES", "tab:orange"), ("ADV-COMP-SUM", "tab:blue")):
         rows = [i for i, (name, _) in enumerate(METHODS) if name == kind]
-        robust.plot(last["clean"][rows], last["robust"][rows], "o-", label=kind)
-        for i in rows:
-            robust.annotate(f"{METHODS[i][1]:g}", (last["clean"][i], last["robust"][i]))
+        weights = [METHODS[i][1] for i in rows]
+        robust.plot(weights, last["robust"][rows], "o-", color=colour, label=f"{kind}, attacked")
+        robust.plot(weights, last["clean"][rows], "o:", color=colour, label=f"{kind}, clean")
+    robust.axhline(last["robust"][0], color="0.5", label="adversarial cross-entropy, attacked")
     robust.set(
-        xlabel="clean accuracy", ylabel="robust accuracy", title=f"l-infinity ball of {EPSILON:g}"
+        xscale="log",
+        xlabel="weight of the drift (beta, nu)",
+        ylabel="test accuracy",
+        title=f"attacks within an l-infinity ball of {EPSILON:g}",
     )
-    robust.legend()
+    robust.legend(fontsize=8)
     return figure
 
 
@@ -270,4 +275,9 @@ EXPERIMENT = Experiment(
         "violations of the bound": "0 (theorem)",
         "ADV-COMP-SUM: robust accuracy": "above TRADES (CIFAR-10, CIFAR-100, SVHN)",
     },
+    remark="The theorem and the noisy ranking hold. With clean labels digits are nearly solved by "
+    "every tau, whose order is within the seeds' spread. In robust training of this small network "
+    "TRADES is some points ahead at the best weights, and nu >= 1, the paper's default, flattens "
+    "the scores: a matter of scale and setting, since the loss, its bound and its attack agree "
+    "with brute force in the tests.",
 )

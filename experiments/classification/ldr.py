@@ -51,7 +51,8 @@ def noisy(kind: str, rate: float) -> Task:
 def ranks(key: jax.Array, size: Size) -> dict[str, Any]:
     """Test accuracy of each loss in each setting, tuned alike, and the mean rank over settings."""
     settings = [("clean", 0.0), ("uniform", 0.3), ("uniform", 0.6), ("class-dependent", 0.3)]
-    options: dict[str, Any] = {"seeds": 5, "tune": 9, "tune_seeds": 2, "steps": 600}
+    # Many tuning seeds: one validation split of 200 noisy labels often picks a poor lambda0.
+    options: dict[str, Any] = {"seeds": 5, "tune": 6, "tune_seeds": 6, "steps": 600}
     if size == "smoke":
         settings, options = settings[1:2], {"seeds": 2, "tune": 3, "tune_seeds": 1, "steps": 30}
     means = {}
@@ -248,4 +249,8 @@ EXPERIMENT = Experiment(
         "mean rank of aldr_kl_loss": "best of 15 losses",
         "worst top-k agreement of LDR-KL": "1 (theorem)",
     },
+    remark="Temperatures and consistency are as claimed. In mean rank ALDR-KL comes second to the "
+    "absolute error, which suffers from its slow start on data of many classes, not on ten digits. "
+    "Ranks of losses this close are unstable: with fewer tuning seeds ALDR-KL came out first once "
+    "and fourth once, as the noisy validation split picked lambda0.",
 )
