@@ -58,7 +58,8 @@ def compare(
     that the paired test compares with (default: cross_entropy if it is there, else the first).
 
     With `out`, finished runs are kept there as they come: called again after an interruption, with
-    the same arguments, `compare` goes on from them. `mesh` spreads the runs over its devices.
+    the same arguments, `compare` goes on from them. `mesh` spreads the runs over its devices; with
+    several processes each calls `compare` alike, and the first writes.
 
     Raises `ValueError` for a loss that asks for what the task does not offer.
     """
@@ -176,7 +177,7 @@ def compare(
         environment=environment(),
         seconds=time.perf_counter() - start,
     )
-    if out is not None:
+    if out is not None and jax.process_index() == 0:
         comparison.save(out)
     return comparison
 

@@ -3,6 +3,8 @@
 import json
 import pathlib
 
+import jax
+
 from lossbench.bench.errors import UsageError
 
 
@@ -26,6 +28,8 @@ class Journal:
         path /= self.NAME
         identity = json.loads(json.dumps(identity))  # as it reads back
         whole = self._read(path, identity) if path.exists() else []
+        if jax.process_index() > 0:
+            return  # the first process writes what all know
         # Written anew without a line that an interruption cut short.
         temporary = path.with_suffix(".tmp")
         temporary.write_text("".join(line + "\n" for line in [json.dumps(identity), *whole]))

@@ -132,6 +132,14 @@ def test_randomness_comes_from_the_key(blobs, losses, options, comparison):
     assert first != second
 
 
+def test_a_mesh_changes_no_number(comparison, blobs, losses, options):
+    meshed = compare(blobs, losses, mesh=train.make_mesh(), **options)
+    for name, result in comparison.results.items():
+        np.testing.assert_allclose(
+            meshed.results[name].scores("nll"), result.scores("nll"), rtol=1e-5
+        )
+
+
 def test_loss_that_draws_randomness_gets_a_key(blobs, options):
     def noisy(key, logits, labels):
         return optax.losses.softmax_cross_entropy_with_integer_labels(
