@@ -3,10 +3,18 @@ import re
 import sys
 from pathlib import Path
 
+import jax
 import pytest
 
 # Not installed: the examination, which the example factories import too.
 sys.path.insert(0, str(Path(__file__).parent / "contract"))
+
+
+@pytest.fixture(autouse=True, scope="module")
+def drop_compiled_programs():
+    """Give back a file's compiled programs: over the whole suite they would fill gigabytes."""
+    yield
+    jax.clear_caches()
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
