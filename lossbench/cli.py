@@ -326,7 +326,3 @@ def main() -> None:
         _fail(str(error))
     except KeyboardInterrupt:
         _fail("interrupted", INTERRUPTED)
-
-
-if __name__ == "__main__":
-    main()

@@ -16,7 +16,7 @@ SMALL = ["--seeds", "2", "--tune", "3", "--tune-seeds", "1", "--steps", "20"]
 
 def run(*arguments, cwd=None, **environment):
     return subprocess.run(
-        [sys.executable, "-m", "lossbench.cli", *arguments],
+        [sys.executable, "-m", "lossbench", *arguments],
         capture_output=True,
         text=True,
         timeout=120,
@@ -30,6 +30,15 @@ def test_version():
     done = run("--version")
     assert done.returncode == 0
     assert done.stdout.strip() == importlib.metadata.version("lossbench")
+
+
+def test_the_base_install_says_what_the_command_needs():
+    code = "import sys; sys.modules['typer'] = None\nfrom lossbench.__main__ import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 1
+    assert done.stderr == "the command line needs typer: pip install 'lossbench[bench]'\n"
 
 
 def test_list():
@@ -97,7 +106,7 @@ def test_compare_with_a_loss_of_ones_own(tmp_path):
 
 def test_interrupt_keeps_what_is_done_and_says_how_to_go_on(tmp_path):
     arguments = [
-        sys.executable, "-m", "lossbench.cli", "compare", "digits", "--losses", "cross_entropy",
+        sys.executable, "-m", "lossbench", "compare", "digits", "--losses", "cross_entropy",
         "--seeds", "400", "--tune", "1", "--tune-seeds", "1",
     ]  # fmt: skip
     with subprocess.Popen(
