@@ -1,10 +1,13 @@
 """The command line: `lossbench list | show | compare | reproduce`."""
 
+import contextlib
 import importlib.metadata
 import inspect
 import json
 import pathlib
+import signal
 import sys
+from collections.abc import Iterator
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -192,18 +195,19 @@ def compare(
     if not as_json:
         errors.print(f"{chosen.description}; results go to {folder}/", style="dim", soft_wrap=True)
     try:
-        comparison = bench.compare(
-            chosen,
-            [name.strip() for name in losses.split(",") if name.strip()],
-            seeds=seeds,
-            tune=tune,
-            tune_seeds=tune_seeds,
-            steps=steps,
-            baseline=baseline,
-            key=key,
-            out=folder,
-            progress=progress,
-        )
+        with _lasting_interrupt():
+            comparison = bench.compare(
+                chosen,
+                [name.strip() for name in losses.split(",") if name.strip()],
+                seeds=seeds,
+                tune=tune,
+                tune_seeds=tune_seeds,
+                steps=steps,
+                baseline=baseline,
+                key=key,
+                out=folder,
+                progress=progress,
+            )
     except KeyboardInterrupt:
         errors.print(
             f"Interrupted. The finished runs are in {folder}/; the same command goes on from them.",
@@ -276,6 +280,32 @@ def _results_folder(experiment: pathlib.Path, size: str) -> pathlib.Path:
     if size == "full" and root.name == "experiments":
         return root / "results"
     return pathlib.Path("lossbench-results") / "experiments"
+
+
+@contextlib.contextmanager
+def _lasting_interrupt() -> Iterator[None]:
+    """Raise Ctrl-C again each second until it arrives.
+
+    Python drops an exception that is raised inside a callback, and jax has one in the garbage
+    collector: a single KeyboardInterrupt may get lost there.
+    """
+    if not hasattr(signal, "setitimer"):  # Windows
+        yield
+        return
+
+    def interrupt(*_: object) -> NoReturn:
+        signal.setitimer(signal.ITIMER_REAL, 1.0)
+        raise KeyboardInterrupt
+
+    before = {
+        number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGALRM)
+    }
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _settings(given: list[str]) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """The command line as a user types it: in a process of its own for the main paths."""
 
+import contextlib
 import importlib.metadata
 import json
 import os
@@ -10,6 +11,8 @@ import sys
 import time
 
 import pytest
+
+from lossbench import cli
 
 SMALL = ["--seeds", "2", "--tune", "3", "--tune-seeds", "1", "--steps", "20"]
 
@@ -124,6 +127,15 @@ def test_interrupt_keeps_what_is_done_and_says_how_to_go_on(tmp_path):
     assert "the same command goes on from them" in stderr.replace("\n", " ")
     assert "Traceback" not in stderr
     assert len(journal.read_text().splitlines()) > 1
+
+
+def test_an_interrupt_that_a_callback_drops_comes_again():
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt), cli._lasting_interrupt():
+        with contextlib.suppress(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+        time.sleep(30)
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_reproduce_and_report(tmp_path):
