@@ -131,10 +131,14 @@ def test_interrupt_keeps_what_is_done_and_says_how_to_go_on(tmp_path):
 
 def test_an_interrupt_that_a_callback_drops_comes_again():
     before = signal.getsignal(signal.SIGINT)
-    with pytest.raises(KeyboardInterrupt), cli._lasting_interrupt():
+
+    def work():
         with contextlib.suppress(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
         time.sleep(30)
+
+    with cli._lasting_interrupt(), pytest.raises(KeyboardInterrupt):
+        work()
     assert signal.getsignal(signal.SIGINT) is before
 
 
