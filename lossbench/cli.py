@@ -8,7 +8,7 @@ import pathlib
 import signal
 import sys
 from collections.abc import Iterator
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, NoReturn, cast
 
 import typer
 from rich.console import Console
@@ -253,11 +253,12 @@ def reproduce(
     if not wanted and not report:
         raise UsageError("name a paper or a file, or give --all or --report")
     verdicts = []
+    chosen = cast(experiments.Size, size)  # `reproduce` refuses others, with a suggestion
     for name in wanted:
         experiment, path = experiments.load_experiment(name)
         folder = out or _results_folder(path, size)
         with progress_bar(None, title=f"{experiment.paper} ({size})", patience=0):
-            verdict = experiments.reproduce(experiment, size=size, seed=seed, folder=folder)  # type: ignore[arg-type]
+            verdict = experiments.reproduce(experiment, size=chosen, seed=seed, folder=folder)
         verdicts.append(verdict)
         if not as_json:
             terminal.print_verdict(console, verdict, folder)

@@ -198,14 +198,9 @@ def _check_fits(task: Task, losses: list[Loss]) -> None:
                 f"offers ({', '.join(sorted(outputs))})"
             )
         first = {name: values[0] for name, values in loss.grid.items()}
-        call = functools.partial(loss.function, **loss.fixed)
         try:
-            value = jax.eval_shape(
-                lambda given, traced, call=call: call(*given, **traced),
-                [outputs[name] for name in loss.takes],
-                first,
-            )
-        except Exception as error:
+            value = jax.eval_shape(loss, outputs, first)
+        except Exception as error:  # whatever a loss raises goes on, with its name
             error.add_note(f"raised while tracing loss {loss.name!r} on task {task.name!r}")
             raise
         if not isinstance(value, jax.ShapeDtypeStruct) or not jnp.issubdtype(
@@ -220,9 +215,7 @@ def _member(task: Task, losses: list[Loss], steps: int) -> Callable:
     def branch(loss: Loss) -> Callable:
         def value(outputs: dict[str, jax.Array], hyperparameters: jax.Array) -> jax.Array:
             traced = {name: hyperparameters[i] for i, name in enumerate(loss.grid)}
-            given = [outputs[name] for name in loss.takes]
-            values = loss.function(*given, **traced, **loss.fixed)
-            return jnp.mean(values).astype(jnp.float32)
+            return jnp.mean(loss(outputs, traced)).astype(jnp.float32)
 
         return value
 

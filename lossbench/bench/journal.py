@@ -5,6 +5,7 @@ import pathlib
 
 import jax
 
+from lossbench.bench.comparison import write_text
 from lossbench.bench.errors import UsageError
 
 
@@ -31,9 +32,7 @@ class Journal:
         if jax.process_index() > 0:
             return  # the first process writes what all know
         # Written anew without a line that an interruption cut short.
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text("".join(line + "\n" for line in [json.dumps(identity), *whole]))
-        temporary.replace(path)
+        write_text(path, "".join(line + "\n" for line in [json.dumps(identity), *whole]))
         self._file = path.open("a")
 
     def _read(self, path: pathlib.Path, identity: dict) -> list[str]:

@@ -53,6 +53,11 @@ class Loss:
     fixed: Mapping[str, Any]
     """Hyper-parameters that stay as they are; may be static."""
 
+    def __call__(self, outputs: Mapping[str, Any], hyperparameters: Mapping[str, Any]) -> Any:
+        """Return the loss of a task's outputs."""
+        given = [outputs[name] for name in self.takes]
+        return self.function(*given, **hyperparameters, **self.fixed)
+
     def configurations(self, budget: int, learning_rates: tuple[float, float]) -> list[dict]:
         """Return `budget` settings: the grid times as many learning rates as fill the budget."""
         combinations = math.prod(len(values) for values in self.grid.values())
