@@ -10,7 +10,7 @@ import jax
 from lossbench._lazy import attach
 
 if TYPE_CHECKING:
-    from lossbench import bench, classification, data, robust, train
+    from lossbench import bench, classification, data, robust, score, train, transport
     from lossbench._typing import checked
 
 __version__ = "0.1.0"
@@ -26,8 +26,19 @@ __getattr__, __dir__, _public = attach(
         "classification": [],
         "data": [],
         "robust": [],
+        "score": [],
         "train": [],
+        "transport": [],
     },
 )
 
-__all__ = ["bench", "checked", "classification", "data", "robust", "train"]
+__all__ = [
+    "bench",
+    "checked",
+    "classification",
+    "data",
+    "robust",
+    "score",
+    "train",
+    "transport",
+]

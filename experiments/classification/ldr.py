@@ -13,7 +13,7 @@ from sklearn.metrics import roc_auc_score
 from lossbench import data, train
 from lossbench.bench import Experiment, Task, compare
 from lossbench.bench.experiment import Size
-from lossbench.bench.tasks import digits
+from lossbench.bench.tasks.classification import digits
 from lossbench.classification import (
     aldr_kl_init,
     aldr_kl_temperature,

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from lossbench.bench import compare
-from lossbench.bench.tasks import Task, accuracy, negative_log_likelihood
+from lossbench.bench.tasks import Task
+from lossbench.bench.tasks.classification import accuracy, negative_log_likelihood
 
 
 def squared_error(logits, labels, *, scale=1.0):

@@ -8,7 +8,11 @@ from sklearn.datasets import load_digits
 
 from lossbench.bench import classification_task, from_folder, load_task
 from lossbench.bench.errors import UnknownNameError, UsageError
-from lossbench.bench.tasks import accuracy, balanced_accuracy, negative_log_likelihood
+from lossbench.bench.tasks.classification import (
+    accuracy,
+    balanced_accuracy,
+    negative_log_likelihood,
+)
 
 
 def rows(split):

@@ -25,15 +25,20 @@ def public_functions(family: str) -> dict[str, Callable[..., Any]]:
 
 
 def examples(family: str) -> Mapping[str, Example | Stateful | Keyed]:
-    path = Path(__file__).parent / "examples" / f"{family}.py"
-    if not path.exists():
-        return {}
-    spec = importlib.util.spec_from_file_location(f"contract_examples_{family}", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.EXAMPLES
+    """The examples of a family: one file, or a folder with a file for each of its ideas."""
+    folder = Path(__file__).parent / "examples"
+    found: dict[str, Example | Stateful | Keyed] = {}
+    for path in (folder / f"{family}.py", *sorted((folder / family).glob("*.py"))):
+        if not path.exists():
+            continue
+        spec = importlib.util.spec_from_file_location(f"{family}_{path.stem}_examples", path)
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        assert not found.keys() & module.EXAMPLES.keys(), f"{path}: an example stands elsewhere"
+        found |= module.EXAMPLES
+    return found
 
 
 FUNCTIONS = {family: public_functions(family) for family in FAMILIES}
@@ -48,7 +53,7 @@ def outcomes(family: str, name: str) -> dict[str, str | None]:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_public_function_has_an_example(family):
     without = sorted(FUNCTIONS[family].keys() - EXAMPLES[family].keys())
-    assert not without, f"add to tests/contract/examples/{family}.py: {', '.join(without)}"
+    assert not without, f"add to tests/contract/examples/{family}: {', '.join(without)}"
     unknown = sorted(EXAMPLES[family].keys() - FUNCTIONS[family].keys())
     assert not unknown, f"examples of functions that are not public: {', '.join(unknown)}"
 

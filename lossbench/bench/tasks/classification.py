@@ -1,12 +1,10 @@
-"""Tasks: data, a model, what a loss receives, and what is measured."""
+"""Tasks of class scores and labels."""
 
 import functools
-import inspect
 import operator
 import pathlib
 import types
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 import jax
@@ -15,47 +13,13 @@ import numpy as np
 
 from lossbench.bench import models
 from lossbench.bench.errors import UnknownNameError, UsageError
+from lossbench.bench.tasks.task import Batch, Task
 from lossbench.data import (
     class_subsample,
     instance_dependent_label_noise,
     pair_flip_label_noise,
     symmetric_label_noise,
 )
-
-Batch = dict[str, jax.Array]
-
-
-@dataclass(frozen=True)
-class Task:
-    """A problem on which losses are compared.
-
-    `splits(key)` draws `train` and `validation` (the split, the noise) for one seed and gives the
-    same `test` to every seed, so that no tuning run ever sees a test example. `outputs(params,
-    batch, key)` is what a loss may ask for by the names of its positional parameters. Each metric
-    maps those outputs to a scalar, the higher the better unless it is among `minimized`;
-    `objective` names the one that ranks. All functions are pure and run inside jit.
-    """
-
-    name: str
-    description: str
-    splits: Callable[[jax.Array], dict[str, Batch]]
-    init: Callable[[jax.Array], Any]
-    outputs: Callable[[Any, Batch, jax.Array], dict[str, jax.Array]]
-    metrics: Mapping[str, Callable[[dict[str, jax.Array]], jax.Array]]
-    objective: str
-    minimized: tuple[str, ...] = ()
-    settings: Mapping[str, Any] = field(default_factory=dict)
-    """What was chosen, the kind and rate of noise above all: printed with every table."""
-    steps: int = 1000
-    batch_size: int = 64
-    learning_rates: tuple[float, float] = (1e-4, 1e-2)
-    """The range in which `compare` searches."""
-
-    def __post_init__(self) -> None:
-        """Refuse to rank by what is not measured."""
-        for metric in (self.objective, *self.minimized):
-            if metric not in self.metrics:
-                raise UnknownNameError("metric", metric, self.metrics)
 
 
 def accuracy(outputs: Mapping[str, jax.Array]) -> jax.Array:
@@ -330,23 +294,3 @@ TASKS: dict[str, Callable[..., Task]] = {
     "digits": digits,
     "noisy-digits": noisy_digits,
 }
-
-
-def load_task(name: str, **settings: Any) -> Task:
-    """Return the task called `name`, with its `settings`, or the data at a path.
-
-    >>> load_task("noisy-digits", rate=0.2).description
-    'handwritten digits, 20% symmetric label noise, clean test'
-    """
-    if name in TASKS:
-        factory = TASKS[name]
-    elif pathlib.Path(name).exists():
-        factory = functools.partial(from_folder, name)
-    else:
-        raise UnknownNameError("task", name, TASKS)
-    parameters = inspect.signature(factory).parameters
-    for setting in settings:
-        if setting not in parameters:
-            known = [n for n, p in parameters.items() if p.kind is p.KEYWORD_ONLY]
-            raise UnknownNameError(f"setting of task {name!r}", setting, known)
-    return factory(**settings)
