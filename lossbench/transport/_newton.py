@@ -1,0 +1,366 @@
+"""Truncated Newton on the semi-dual of entropic optimal transport.
+
+With f eliminated by the exact row-wise softmin, the dual is a concave function of v = g / epsilon,
+
+    H(v) = <a, u(v)> + <b, v>,    u = log a - log(K e^v),    P = diag(e^u) K diag(e^v),
+
+whose gradient is b - c with c = P^T 1 and whose negative Hessian S = diag(c) - P^T diag(1/a) P is
+the Laplacian of a graph. K is formed once and then only multiplied; directions come from conjugate
+gradients on S, whose diagonal must be formed without cancellation, since where P is nearly a
+permutation it is the tiny rest that the direction is about.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from lossbench.transport._strips import Dense, Streamed, Sweep
+
+_STAGE_RATIO = 4.0  # epsilon falls by this from stage to stage
+_STAGE_TOLERANCE = 1e-2  # marginal error at which a stage hands its potential on
+_ABSORB = 20.0  # largest |v| for which the kernel is used unchanged
+_STEPS = (1.0, 0.5, 0.25, 0.1)  # step lengths tried at once
+
+
+class Newton(NamedTuple):
+    """Potentials with P_ij = exp((f_i + g_j - C_ij) / epsilon), and how they were found."""
+
+    f: jax.Array
+    g: jax.Array
+    errors: jax.Array
+    """Marginal error after each outer step, `(max_iterations,)`, -1 where none was made."""
+    iterations: jax.Array
+    products: jax.Array
+    """Conjugate gradient iterations: pairs of products with the kernel."""
+    converged: jax.Array
+
+
+class _Point(NamedTuple):
+    """An iterate v, and what the kernel says of it."""
+
+    v: jax.Array
+    u: jax.Array
+    columns: jax.Array
+    objective: jax.Array
+    error: jax.Array
+
+
+class _State(NamedTuple):
+    g: jax.Array
+    f: jax.Array
+    epsilon: jax.Array
+    previous_g: jax.Array
+    previous_epsilon: jax.Array
+    error: jax.Array
+    best: jax.Array
+    """Smallest error so far by a tenth, and the step at which it was reached."""
+    best_step: jax.Array
+    errors: jax.Array
+    iterations: jax.Array
+    products: jax.Array
+
+
+def _evaluate(sweep: Sweep, v: jax.Array, log_a: jax.Array, a: jax.Array, b: jax.Array) -> _Point:
+    """Evaluate candidates `v`, `(l, m)`, for the price of two products."""
+
+    def fn(kernel: jax.Array, shift: jax.Array, log_a: jax.Array) -> Any:
+        rows = lax.dot_general(jnp.exp(v), kernel, (((1,), (1,)), ((), ())), precision="highest")
+        u = log_a - jnp.log(rows)
+        return (u,), (jnp.matmul(jnp.exp(u), kernel, precision="highest"),)
+
+    (u,), (sums,) = sweep(fn, log_a.astype(v.dtype))
+    columns = jnp.exp(v) * sums
+    objective = jnp.where(a > 0, a * u, 0).sum(-1) + (b * v).sum(-1)
+    error = jnp.abs(b - columns).sum(-1)
+    return _Point(v, u, columns, objective, error)
+
+
+def conjugate_gradients(
+    operator: Callable[[jax.Array], jax.Array],
+    diagonal: jax.Array,
+    rhs: jax.Array,
+    *,
+    tolerance: jax.Array,
+    max_iterations: int,
+) -> tuple[jax.Array, jax.Array]:
+    """Solve `operator(x) = rhs` to a residual of `tolerance` times the first one, in L1."""
+    target = tolerance * jnp.abs(rhs).sum()
+
+    def cond(carry: Any) -> jax.Array:
+        _, residual, _, _, step = carry
+        return (jnp.abs(residual).sum() > target) & (step < max_iterations)
+
+    def body(carry: Any) -> Any:
+        x, residual, direction, inner, step = carry
+        image = operator(direction)
+        length = inner / (direction @ image)
+        x, residual = x + length * direction, residual - length * image
+        scaled = residual / diagonal
+        new_inner = residual @ scaled
+        return x, residual, scaled + new_inner / inner * direction, new_inner, step + 1
+
+    scaled = rhs / diagonal
+    start = (jnp.zeros_like(rhs), rhs, scaled, rhs @ scaled, jnp.asarray(0))
+    x, _, _, _, steps = lax.while_loop(cond, body, start)
+    return x, steps
+
+
+def schur_operator(
+    sweep: Sweep, v: jax.Array, weights: jax.Array, columns: jax.Array, shift: jax.Array
+) -> tuple[Callable[[jax.Array], jax.Array], jax.Array]:
+    """Return q -> (S + shift diag(columns)) q and its diagonal; `weights` are e^(2u) / a."""
+    scale = jnp.exp(v)
+
+    def square(kernel: jax.Array, _: jax.Array, weights: jax.Array) -> Any:
+        return (), (jnp.matmul(weights, kernel * kernel, precision="highest"),)
+
+    _, (squares,) = sweep(square, weights)
+    # sum_i P_ij (1 - P_ij / a_i), which may be as small as rounding lets it be.
+    smallest = 10 * jnp.finfo(v.dtype).eps * columns
+    diagonal = jnp.maximum(columns - scale**2 * squares, smallest) + shift * columns
+    diagonal = jnp.where(columns > 0, diagonal, 1)
+
+    def operator(q: jax.Array) -> jax.Array:
+        def product(kernel: jax.Array, _: jax.Array, weights: jax.Array) -> Any:
+            image = jnp.matmul(kernel, scale * q, precision="highest")
+            return (), (jnp.matmul(weights * image, kernel, precision="highest"),)
+
+        _, (image,) = sweep(product, weights)
+        return (1 + shift) * columns * q - scale * image
+
+    return operator, diagonal
+
+
+def _direction(
+    sweep: Sweep, point: _Point, a: jax.Array, b: jax.Array, dtype: Any, max_iterations: int
+) -> tuple[jax.Array, jax.Array]:
+    """Return a step of ascent: the Newton equation, damped, solved as far as it is worth."""
+    weights = jnp.where(a > 0, jnp.exp(2 * point.u) / jnp.where(a > 0, a, 1), 0)
+    relative = point.error / b.sum()
+    damping = jnp.clip(1e-2 * relative, 1e-10, 1e-2)
+    operator, diagonal = schur_operator(
+        sweep, *(t.astype(dtype) for t in (point.v, weights, point.columns, damping))
+    )
+    rhs = b - point.columns
+    size = jnp.abs(rhs).max()
+    rhs = rhs / jnp.where(size > 0, size, 1)  # far below 1 it would be lost in float32
+    step, iterations = conjugate_gradients(
+        operator,
+        diagonal,
+        rhs.astype(dtype),
+        tolerance=jnp.minimum(0.1, jnp.sqrt(relative)).astype(dtype),
+        max_iterations=max_iterations,
+    )
+    step = step.astype(b.dtype) * size
+    step = jnp.where(b > 0, step - (b * step).sum() / b.sum(), 0)
+    step = jnp.where(jnp.isfinite(step).all(), step, 0)
+    return step * jnp.minimum(1, _ABSORB / jnp.maximum(jnp.abs(step).max(), _ABSORB)), iterations
+
+
+def _newton_steps(
+    sweep: Sweep,
+    narrow: Sweep,
+    point: _Point,
+    counts: tuple[jax.Array, ...],
+    a: jax.Array,
+    b: jax.Array,
+    *,
+    tolerance: jax.Array,
+    patience: int,
+    narrow_dtype: Any,
+    max_products: int,
+    max_iterations: int,
+) -> tuple[_Point, tuple[jax.Array, ...]]:
+    """Take Newton steps on one kernel until it converges, is worn out, or no longer helps."""
+    dtype = point.v.dtype
+    log_a, log_b = jnp.log(a), jnp.where(b > 0, jnp.log(jnp.where(b > 0, b, 1)), 0)
+    tiny = jnp.finfo(dtype).tiny
+    rounding = jnp.finfo(dtype).eps
+
+    def sinkhorn(point: _Point) -> jax.Array:
+        v = point.v + log_b - jnp.log(jnp.maximum(point.columns, tiny))
+        return jnp.where(b > 0, v, 0)
+
+    def cond(carry: Any) -> jax.Array:
+        point, (_, best_step, _, iterations, _) = carry
+        going = (point.error >= tolerance) & (jnp.abs(point.v).max() <= _ABSORB)
+        return going & (iterations < max_iterations) & (iterations - best_step < patience)
+
+    def body(carry: Any) -> Any:
+        point, (best, best_step, errors, iterations, products) = carry
+        step, solved = _direction(narrow, point, a, b, narrow_dtype, max_products)
+        lengths = jnp.asarray(_STEPS, dtype)
+        tried = jnp.concatenate([point.v + lengths[:, None] * step, sinkhorn(point)[None]])
+        found = _evaluate(sweep, tried, log_a, a, b)
+        finite = jnp.isfinite(found.objective) & jnp.isfinite(found.error)
+        objectives = jnp.where(finite, found.objective, -jnp.inf)
+        # Far away the objective decides. Near the optimum its changes fall below its rounding,
+        # and the error decides among those that do not lower it; Sinkhorn's step never does.
+        scale = 1 + jnp.abs(point.objective)
+        gain = objectives - point.objective
+        admissible = jnp.where(gain >= -100 * rounding * scale, found.error, jnp.inf)
+        chosen = jnp.where(
+            gain.max() > 0.1 * jnp.sqrt(rounding) * scale,
+            objectives.argmax(),
+            jnp.where(finite, admissible, jnp.inf).argmin(),
+        )
+        chosen = jnp.where(jnp.isfinite(admissible).any(), chosen, len(_STEPS))
+        taken = jax.tree.map(lambda array: array[chosen], found)
+        # Sinkhorn's sweep after it mends what is local, for the price of one conjugate gradient.
+        point = jax.tree.map(
+            lambda array: array[0], _evaluate(sweep, sinkhorn(taken)[None], log_a, a, b)
+        )
+        better = point.error < 0.9 * best
+        counts = (
+            jnp.where(better, point.error, best),
+            jnp.where(better, iterations + 1, best_step),
+            errors.at[iterations].set(point.error),
+            iterations + 1,
+            products + solved,
+        )
+        return point, counts
+
+    return lax.while_loop(cond, body, (point, counts))
+
+
+def _phase(
+    operator: Dense | Streamed,
+    state: _State,
+    a: jax.Array,
+    b: jax.Array,
+    epsilon: jax.Array,
+    *,
+    tolerance: jax.Array,
+    dtype: Any,
+    narrow_dtype: Any,
+    patience: int,
+    max_products: int,
+    max_iterations: int,
+) -> _State:
+    """Follow epsilon down and converge, with the kernel in `dtype`, directions in `narrow_dtype`.
+
+    The kernel is formed anew whenever v has gone far from where it was formed.
+    """
+    outer = state.g.dtype
+    narrow_a, narrow_b = a.astype(dtype), b.astype(dtype)
+
+    def cond(state: _State) -> jax.Array:
+        last = state.epsilon <= epsilon
+        waiting = state.iterations - state.best_step < patience
+        done = last & ((state.error < tolerance) | ~waiting)
+        return ~done & (state.iterations < max_iterations)
+
+    def body(state: _State) -> _State:
+        g = jnp.where(b > 0, state.g, -jnp.inf)
+        sweep = operator.sweep(g, state.epsilon, dtype)
+        narrow = sweep
+        if narrow_dtype != dtype:
+            narrow = operator.sweep(g, state.epsilon, narrow_dtype)
+        start = jnp.zeros((1, b.shape[0]), dtype)
+        point = _evaluate(sweep, start, jnp.log(narrow_a), narrow_a, narrow_b)
+        point = jax.tree.map(lambda array: array[0], point)
+        last = state.epsilon <= epsilon
+        counts = (
+            jnp.asarray(state.best, dtype),
+            state.best_step,
+            state.errors.astype(dtype),
+            state.iterations,
+            state.products,
+        )
+        point, (best, best_step, errors, iterations, products) = _newton_steps(
+            sweep,
+            narrow,
+            point,
+            counts,
+            narrow_a,
+            narrow_b,
+            tolerance=jnp.where(last, tolerance, _STAGE_TOLERANCE * b.sum()).astype(dtype),
+            patience=patience,
+            narrow_dtype=narrow_dtype,
+            max_products=max_products,
+            max_iterations=max_iterations,
+        )
+        (shift,), _ = sweep(lambda kernel, shift: ((shift,), ()))
+        g = state.g + state.epsilon * point.v
+        f = state.epsilon * (point.u - shift)
+        # The next stage starts on the line through the last two: potentials are nearly linear in
+        # a small epsilon.
+        handed_on = ~last & (point.error < _STAGE_TOLERANCE * b.sum())
+        next_epsilon = jnp.maximum(state.epsilon / _STAGE_RATIO, epsilon)
+        slope = (next_epsilon - state.epsilon) / (state.epsilon - state.previous_epsilon)
+        return _State(
+            g=jnp.where(handed_on, g + slope * (g - state.previous_g), g),
+            f=f.astype(outer),
+            epsilon=jnp.where(handed_on, next_epsilon, state.epsilon),
+            previous_g=jnp.where(handed_on, g, state.previous_g),
+            previous_epsilon=jnp.where(handed_on, state.epsilon, state.previous_epsilon),
+            error=jnp.where(handed_on, jnp.inf, point.error).astype(outer),
+            best=jnp.where(handed_on, jnp.inf, best).astype(outer),
+            best_step=jnp.where(handed_on, iterations, best_step),
+            errors=errors.astype(outer),
+            iterations=iterations,
+            products=products,
+        )
+
+    return lax.while_loop(cond, body, state)
+
+
+def newton(
+    operator: Dense | Streamed,
+    a: jax.Array,
+    b: jax.Array,
+    epsilon: jax.Array,
+    *,
+    tolerance: jax.Array,
+    max_iterations: int,
+    init: jax.Array | None,
+) -> Newton:
+    """Solve from `init`, a potential g, or from zero with epsilon falling in stages."""
+    outer = b.dtype
+    mass = b.sum()
+    state = _State(
+        g=jnp.zeros_like(b) if init is None else jnp.where(b > 0, init, 0),
+        f=jnp.zeros_like(a),
+        epsilon=epsilon if init is not None else jnp.maximum(operator.spread / 20, epsilon),
+        previous_g=jnp.zeros_like(b),
+        previous_epsilon=jnp.full_like(epsilon, jnp.inf),
+        error=jnp.full((), jnp.inf, outer),
+        best=jnp.full((), jnp.inf, outer),
+        best_step=jnp.asarray(0),
+        errors=jnp.full((max_iterations,), -1, outer),
+        iterations=jnp.asarray(0),
+        products=jnp.asarray(0),
+    )
+    # (kernel, directions, exit): half the traffic as long as float32 can tell right from wrong.
+    phases: list[tuple[Any, Any, Any, int, int]] = [
+        (jnp.float32, jnp.float32, 1e-4 * mass, 6, 100),
+        (jnp.float64, jnp.float32, 1e-6 * mass, 4, 200),
+        (jnp.float64, jnp.float64, 0.0, 30, 1000),
+    ]
+    if outer != jnp.float64:
+        phases = [(jnp.float32, jnp.float32, 0.0, 30, 300)]
+    for dtype, narrow_dtype, exit_error, patience, max_products in phases:
+        state = _phase(
+            operator,
+            state._replace(error=jnp.full((), jnp.inf, outer), best_step=state.iterations),
+            a,
+            b,
+            epsilon,
+            tolerance=jnp.maximum(tolerance, exit_error),
+            dtype=dtype,
+            narrow_dtype=narrow_dtype,
+            patience=patience,
+            max_products=max_products,
+            max_iterations=max_iterations,
+        )
+    return Newton(
+        f=jnp.where(a > 0, state.f, -jnp.inf),
+        g=jnp.where(b > 0, state.g, -jnp.inf),
+        errors=state.errors,
+        iterations=state.iterations,
+        products=state.products,
+        converged=state.error < tolerance,
+    )
