@@ -25,6 +25,14 @@ class Sweep(Protocol):
     ) -> tuple[Arrays, Arrays]: ...
 
 
+def _plan(cost: jax.Array, f: jax.Array, g: jax.Array, epsilon: jax.Array) -> jax.Array:
+    """Return the plan; a potential of -inf stands for zero mass, and has no derivative."""
+    mass = jnp.isfinite(f)[:, None] & jnp.isfinite(g)
+    f, g = jnp.where(jnp.isfinite(f), f, 0), jnp.where(jnp.isfinite(g), g, 0)
+    exponents = jnp.where(mass, (f[:, None] + g - cost) / epsilon, 0)
+    return jnp.where(mass, jnp.exp(exponents), 0)
+
+
 def gibbs_kernel(
     cost: jax.Array, g: jax.Array, epsilon: jax.Array, dtype: Any
 ) -> tuple[jax.Array, jax.Array]:
@@ -59,7 +67,7 @@ class Dense:
         self, f: jax.Array, g: jax.Array, epsilon: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
         """Return the row and column sums of the plan, for derivatives by the cost and epsilon."""
-        plan = jnp.exp((f[:, None] + g - self.cost) / epsilon)
+        plan = _plan(self.cost, f, g, epsilon)
         return plan.sum(1), plan.sum(0)
 
 
@@ -128,8 +136,7 @@ class Streamed:
         """Return the row and column sums of the plan, for derivatives by the points and epsilon."""
 
         def sums(inside: jax.Array, x: jax.Array, f: jax.Array) -> tuple[Arrays, Arrays]:
-            plan = jnp.exp((f[:, None] + g - self._cost(x)) / epsilon)
-            plan = jnp.where(inside[:, None], plan, 0)
+            plan = jnp.where(inside[:, None], _plan(self._cost(x), f, g, epsilon), 0)
             return (plan.sum(1),), (plan.sum(0),)
 
         (rows,), (columns,) = self._strips(sums, f)
