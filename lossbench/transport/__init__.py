@@ -1,7 +1,38 @@
 """Optimal transport and the losses that stand on it."""
 
+from typing import TYPE_CHECKING
+
 from lossbench._lazy import attach
 
-__getattr__, __dir__, _public = attach(__name__, {})
+if TYPE_CHECKING:
+    from lossbench.transport.projections import sample_projections
+    from lossbench.transport.sliced import (
+        SlicedEstimate,
+        projected_wasserstein,
+        sliced_wasserstein,
+        sliced_wasserstein_estimate,
+    )
+    from lossbench.transport.wasserstein_1d import wasserstein_1d
 
-__all__: list[str] = []
+__getattr__, __dir__, _public = attach(
+    __name__,
+    {
+        "projections": ["sample_projections"],
+        "sliced": [
+            "SlicedEstimate",
+            "projected_wasserstein",
+            "sliced_wasserstein",
+            "sliced_wasserstein_estimate",
+        ],
+        "wasserstein_1d": ["wasserstein_1d"],
+    },
+)
+
+__all__ = [
+    "SlicedEstimate",
+    "projected_wasserstein",
+    "sample_projections",
+    "sliced_wasserstein",
+    "sliced_wasserstein_estimate",
+    "wasserstein_1d",
+]
