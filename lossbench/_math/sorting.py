@@ -3,9 +3,9 @@
 XLA's comparator minds NaN and -0 at every comparison. Integers compare in one instruction, so the
 floats are sorted as their order-preserving integer image, and with their index packed behind it
 where the permutation is wanted. Large arrays are sorted in place by numpy, whose vector
-instructions are ten times faster still. Results equal those of `jnp.sort` and the stable `jnp.argsort`:
-NaN last, -0 tied with +0 (as subnormal numbers are on CPU, which takes them for 0). Only the zeros
-may differ: the values returned for -0 and for subnormal numbers are +0 on CPU.
+instructions are ten times faster still. Results equal those of `jnp.sort` and the stable
+`jnp.argsort`: NaN last, -0 tied with +0 (as subnormal numbers are on CPU, which takes them for 0).
+Only the zeros may differ: the values returned for -0 and for subnormal numbers are +0 on CPU.
 """
 
 from functools import partial
@@ -84,7 +84,12 @@ def _sort_and_argsort_jvp(
 
 
 def _take(x: jax.Array, permutation: jax.Array) -> jax.Array:
-    return jnp.take_along_axis(x, permutation, -1, mode="promise_in_bounds")
+    # Over the flat array, as the transpose, a scatter, takes twice as long by rows.
+    n = x.shape[-1]
+    starts = n * jnp.arange(x.size // max(n, 1), dtype=permutation.dtype)
+    flat = permutation.reshape(-1, n) + starts[:, None]
+    taken = x.reshape(-1).at[flat.reshape(-1)].get(mode="promise_in_bounds", unique_indices=True)
+    return taken.reshape(x.shape)
 
 
 def _image(x: jax.Array) -> jax.Array:

@@ -59,10 +59,10 @@ def _wasserstein_1d(
         return jnp.sum(mass * _power(gap, p), axis=-1)
     if n == m:
         return jnp.mean(_power(sort(x) - sort(y), p), axis=-1)
-    mass, i, j = _uniform_pieces(n, m)
+    masses, of_x, of_y = _uniform_pieces(n, m)
     take = partial(jnp.take, axis=-1, indices_are_sorted=True, mode="clip")
-    gap = take(sort(x), i) - take(sort(y), j)
-    return jnp.sum(jnp.asarray(mass, gap.dtype) * _power(gap, p), axis=-1)
+    gap = take(sort(x), of_x) - take(sort(y), of_y)
+    return jnp.sum(jnp.asarray(masses, gap.dtype) * _power(gap, p), axis=-1)
 
 
 def _power(gap: jax.Array, p: float) -> jax.Array:
