@@ -5,6 +5,12 @@ from typing import TYPE_CHECKING
 from lossbench._lazy import attach
 
 if TYPE_CHECKING:
+    from lossbench.transport.control_variates import (
+        ControlVariateEstimate,
+        control_variate_mean,
+        control_variate_sliced_wasserstein,
+        gaussian_control_variate,
+    )
     from lossbench.transport.projections import sample_projections
     from lossbench.transport.sliced import (
         SlicedEstimate,
@@ -17,6 +23,12 @@ if TYPE_CHECKING:
 __getattr__, __dir__, _public = attach(
     __name__,
     {
+        "control_variates": [
+            "ControlVariateEstimate",
+            "control_variate_mean",
+            "control_variate_sliced_wasserstein",
+            "gaussian_control_variate",
+        ],
         "projections": ["sample_projections"],
         "sliced": [
             "SlicedEstimate",
@@ -29,7 +41,11 @@ __getattr__, __dir__, _public = attach(
 )
 
 __all__ = [
+    "ControlVariateEstimate",
     "SlicedEstimate",
+    "control_variate_mean",
+    "control_variate_sliced_wasserstein",
+    "gaussian_control_variate",
     "projected_wasserstein",
     "sample_projections",
     "sliced_wasserstein",
