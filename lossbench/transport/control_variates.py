@@ -137,10 +137,10 @@ def gaussian_control_variate(
     >>> print(values[:, 0], values[:, 1], mean)
     [ 0. 16.] [1. 0.] [8.  0.5]
     """
-    directions = widen(directions)
     clouds = ((present(x, x_weights), x_weights), (present(y, y_weights), y_weights))
     means = [weighted_mean(points, weights) for points, weights in clouds]
     shift = means[0] - means[1]
+    directions = jnp.asarray(directions, shift.dtype)
     values, mean = jnp.square(_product(directions, shift)), jnp.sum(jnp.square(shift))
     if bound != "lower":
         spread, trace = jnp.zeros_like(values), jnp.zeros_like(mean)

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from lossbench._math import map_row_blocks, widen
+from lossbench._math import map_row_blocks
 from lossbench._typing import AnyArray, Float, PRNGKey, typed
 from lossbench.transport._common import present, root_of, weighted_mean
 from lossbench.transport.projections import Method, sample_projections
@@ -66,7 +66,7 @@ def _projected(
     x, y = present(x, x_weights), present(y, y_weights)
     # The cost does not depend on the origin, but the rounding of far-off clouds does.
     centre = lax.stop_gradient(weighted_mean(x, x_weights) + weighted_mean(y, y_weights)) / 2
-    x, y = x - centre, y - centre
+    x, y, directions = x - centre, y - centre, jnp.asarray(directions, centre.dtype)
 
     def costs(directions: jax.Array) -> jax.Array:
         # The points of a direction lie side by side: that is how they are sorted fast.
@@ -77,7 +77,7 @@ def _projected(
             projected_x, projected_y, p=p, x_weights=x_weights, y_weights=y_weights
         )
 
-    return map_row_blocks(costs, widen(directions), chunk_size=chunk_size)
+    return map_row_blocks(costs, directions, chunk_size=chunk_size)
 
 
 @typed
