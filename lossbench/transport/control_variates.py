@@ -68,6 +68,17 @@ def control_variate_mean(
     >>> print(estimate.value.round(3), estimate.coefficient.round(3))
     5.0 [2.]
     """
+    return _regress(values, controls, control_mean, coefficient, differentiate_coefficient)
+
+
+@partial(jax.jit, static_argnames=("coefficient", "differentiate_coefficient"))
+def _regress(
+    values: AnyArray,
+    controls: AnyArray,
+    control_mean: AnyArray,
+    coefficient: Coefficient,
+    differentiate_coefficient: bool,
+) -> ControlVariateEstimate:
     values, controls, control_mean = widen(values), widen(controls), widen(control_mean)
     draws, k = controls.shape
     # To numbers about 1, so that what rounding leaves of a constant control counts for nothing.
@@ -137,6 +148,18 @@ def gaussian_control_variate(
     >>> print(values[:, 0], values[:, 1], mean)
     [ 0. 16.] [1. 0.] [8.  0.5]
     """
+    return _quadratic_controls(x, y, directions, x_weights, y_weights, bound)
+
+
+@partial(jax.jit, static_argnames="bound")
+def _quadratic_controls(
+    x: AnyArray,
+    y: AnyArray,
+    directions: AnyArray,
+    x_weights: AnyArray | None,
+    y_weights: AnyArray | None,
+    bound: Bound,
+) -> tuple[jax.Array, jax.Array]:
     clouds = ((present(x, x_weights), x_weights), (present(y, y_weights), y_weights))
     means = [weighted_mean(points, weights) for points, weights in clouds]
     shift = means[0] - means[1]

@@ -96,7 +96,12 @@ def vmf_log_density(
 
 @partial(jax.jit, static_argnames=("num_samples", "dim"))
 def _cosines(key: PRNGKey, kappa: jax.Array, num_samples: int, dim: int) -> jax.Array:
-    """<theta, loc> of each draw, by Wood's rejection: two proposals in three are accepted."""
+    """<theta, loc> of each draw: in three dimensions inverted, else by Wood's rejection."""
+    if dim == 3:
+        v = jax.random.uniform(key, (num_samples,), kappa.dtype)
+        zero = kappa == 0
+        positive = jnp.where(zero, 1, kappa)
+        return 1 + jnp.where(zero, -2 * v, jnp.log1p(v * jnp.expm1(-2 * positive)) / positive)
     root = jnp.sqrt(4 * jnp.square(kappa) + (dim - 1) ** 2)
     b = (dim - 1) / (2 * kappa + root)
     a = (dim - 1 + 2 * kappa + root) / 4

@@ -26,7 +26,7 @@ def wasserstein_1d(
 
     `x` (..., n) and `y` (..., m) in any units; `p` >= 1, static; the weights are nonnegative,
     normalised inside, differentiable, and uniform by default. A point without weight takes no part,
-    whatever it holds, and measures without mass cost 0. Returns (...), in units^p. Raises
+    whatever it holds, and a measure without mass costs 0. Returns (...), in units^p. Raises
     ValueError for `p` below 1. O(n log n + m log m) a row.
 
     Villani, "Topics in Optimal Transportation", 2003, theorem 2.18.
@@ -68,10 +68,10 @@ def _wasserstein_1d(
 def _power(gap: jax.Array, p: float) -> jax.Array:
     if p == 2:
         return jnp.square(gap)
-    if p == 1:
-        return jnp.abs(gap)
+    # The derivative of |0| is 0, and a negative power of 0 is not asked for.
     zero = gap == 0
-    return jnp.where(zero, 0, jnp.abs(jnp.where(zero, 1, gap)) ** p)
+    size = jnp.abs(jnp.where(zero, 1, gap))
+    return jnp.where(zero, 0, size if p == 1 else size**p)
 
 
 def _uniform_pieces(n: int, m: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -98,7 +98,8 @@ def _sort_weighted(x: jax.Array, weights: jax.Array | None) -> tuple[jax.Array, 
 def _merge(f: jax.Array, g: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
     """The pieces between the merged steps: mass, and how many steps of either lie before."""
     ends, order = sort_and_argsort(jnp.concatenate([f, g], axis=-1))
-    mass = jnp.diff(ends, axis=-1, prepend=0)
+    both = (f[..., -1:] > 0) & (g[..., -1:] > 0)
+    mass = jnp.where(both, jnp.diff(ends, axis=-1, prepend=0), 0)
     of_f = order < f.shape[-1]
     before = jnp.cumsum(of_f, axis=-1) - of_f
     return mass, before, jnp.arange(order.shape[-1]) - before
