@@ -269,8 +269,8 @@ def reconstruction(key: jax.Array, size: Size) -> dict[str, Any]:
 
         distances = []
         for seed in jax.random.split(key, seeds):
-            for shape, copy in zip(*map(np.asarray, trained(seed)), strict=True):
-                cost = cdist(shape, copy) ** 2
+            for cloud, found in zip(*map(np.asarray, trained(seed)), strict=True):
+                cost = cdist(cloud, found) ** 2
                 distances.append(np.sqrt(cost[linear_sum_assignment(cost)].mean()))
         results[f"reconstruction: {name}"] = float(np.mean(distances))
     return results

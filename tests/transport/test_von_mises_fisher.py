@@ -56,7 +56,7 @@ def test_moments_of_the_samples(dim, kappa):
     loc, count = unit(dim), 20_000
     theta = np.asarray(sample_vmf(KEY, loc, kappa=kappa, num_samples=count), np.float64)
     np.testing.assert_allclose(np.linalg.norm(theta, axis=1), 1, rtol=1e-5)
-    mean = ive(dim / 2, kappa) / ive(dim / 2 - 1, kappa)
+    mean = ive(dim / 2, kappa) / ive(dim / 2 - 1, kappa) if kappa else 0
     share = mean / kappa if kappa else 1 / dim
     second = share * np.eye(dim) + (1 - dim * share) * np.outer(loc, loc)
     np.testing.assert_allclose(theta.mean(0), mean * loc, atol=5 / np.sqrt(count * dim))
