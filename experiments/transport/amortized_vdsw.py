@@ -21,7 +21,7 @@ from lossbench.transport import (
     vmf_sliced_wasserstein,
 )
 
-POINTS, BATCH, KAPPA, PROJECTIONS = 48, 32, 10.0, 16
+POINTS, BATCH, KAPPA, PROJECTIONS = 48, 16, 10.0, 16
 
 
 class Location(NamedTuple):
@@ -123,7 +123,7 @@ def ascent(key: jax.Array, x: jax.Array, y: jax.Array, start: jax.Array, steps: 
 
 def amortization(key: jax.Array, size: Size) -> dict[str, Any]:
     """Share of what 20 ascent steps gain over a random location that each model reaches."""
-    seeds, steps, held_out = (3, 1200, 256) if size == "full" else (1, 20, 16)
+    seeds, steps, held_out = (2, 600, 128) if size == "full" else (1, 20, 16)
     results: dict[str, Any] = {}
     for shifted, setting in ((False, "common pose"), (True, "shifted")):
 
@@ -211,7 +211,7 @@ def reconstruct(params: Any, x: jax.Array) -> jax.Array:
 
 def reconstruction(key: jax.Array, size: Size) -> dict[str, Any]:
     """Exact W_2 of held-out shapes to their reconstructions, by training loss."""
-    seeds, steps, held_out = (2, 800, 64) if size == "full" else (1, 5, 8)
+    seeds, steps, held_out = (2, 600, 64) if size == "full" else (1, 5, 8)
     model = MODELS["attention, sum"]
 
     def sliced(key: jax.Array, _: Any, x: jax.Array, y: jax.Array) -> jax.Array:

@@ -113,7 +113,8 @@ def _cosines(key: PRNGKey, kappa: jax.Array, num_samples: int, dim: int) -> jax.
         key, cosines, accepted = state
         key, beta_key, uniform_key = jax.random.split(key, 3)
         shape, dtype = cosines.shape, cosines.dtype
-        s = jax.random.beta(beta_key, (dim - 1) / 2, (dim - 1) / 2, shape, dtype)
+        # Beta((d - 1) / 2, (d - 1) / 2), as a coordinate of a uniform direction is but for scale.
+        s = (1 + normalize(jax.random.normal(beta_key, (*shape, dim), dtype))[:, 0]) / 2
         share = 1 - (1 - b) * s
         t = 2 * a * b / share
         level = jnp.log(jax.random.uniform(uniform_key, shape, dtype, jnp.finfo(dtype).tiny))
