@@ -86,7 +86,7 @@ def _regress(
     scale = jnp.where(scale > 0, scale, 1)
     excess = (controls - control_mean) / scale
     if coefficient == "leave_one_out":
-        rest = draws - 1
+        rest = max(draws - 1, 1)
         mean = (jnp.mean(values) * draws - values) / rest
         centre = (jnp.mean(excess, axis=0) * draws - excess) / rest
         products = excess[:, :, None] * excess[:, None]

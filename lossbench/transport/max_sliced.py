@@ -104,9 +104,9 @@ def max_sliced_wasserstein(
     >>> print(max_sliced_wasserstein(jax.random.key(0), x, x + shift).round(2))
     5.0
     """
-    direction = lax.stop_gradient(
-        _max_direction(key, x, y, x_weights, y_weights, step_size, num_steps, num_starts, p)
-    )
+    # Stopped at the entrance: else the ascent would be differentiated, to be dropped afterwards.
+    fixed = lax.stop_gradient((x, y, x_weights, y_weights, step_size))
+    direction = _max_direction(key, *fixed, num_steps, num_starts, p)
     power = projected_wasserstein(
         x, y, direction[None], p=p, x_weights=x_weights, y_weights=y_weights
     )[0]
@@ -181,23 +181,13 @@ def distributional_sliced_wasserstein(
     5.0
     """
     ascent_key, key = jax.random.split(key)
-    loc = _vmf_location(
-        ascent_key,
-        x,
-        y,
-        x_weights,
-        y_weights,
-        kappa,
-        step_size,
-        num_projections,
-        num_steps,
-        p,
-    )
+    fixed = lax.stop_gradient((x, y, x_weights, y_weights, kappa, step_size))
+    loc = _vmf_location(ascent_key, *fixed, num_projections, num_steps, p)
     return vmf_sliced_wasserstein(
         key,
         x,
         y,
-        lax.stop_gradient(loc),
+        loc,
         kappa=kappa,
         num_projections=num_projections,
         p=p,
