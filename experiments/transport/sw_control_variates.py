@@ -179,7 +179,8 @@ def holds(results: dict[str, Any]) -> bool:
         results[f"gradient, shift {shift:g}: lower"] / results[f"gradient, shift {shift:g}: plain"]
         for shift in SHIFTS[:2]
     ]
-    faster = [best(f"flow, L = {n}") < results[f"flow, L = {n}: plain"] for n in (5, 10)]
+    # By more than the seeds' spread.
+    faster = [best(f"flow, L = {n}") < 0.98 * results[f"flow, L = {n}: plain"] for n in (5, 10)]
     return max(at_50) < 0.9 and min(at_50) < 0.5 and max(gradients) < 0.7 and all(faster)
 
 
@@ -222,9 +223,12 @@ EXPERIMENT = Experiment(
     paper="sw-control-variates",
     claim="at 50 directions the better of the two control variates has below 0.9 of the plain "
     "error of SW_2^2 on every pair and below 0.5 on one; at 10 the lower one has below 0.7 of the "
-    "gradient's error at shifts 1 and 3; gradient flows end nearer to their target at 5 and 10",
+    "gradient's error at shifts 1 and 3; gradient flows end nearer to their target, by 2% at least, at 5 and 10",
     run=run,
     holds=holds,
     plot=plot,
     reported={"flow, L = 10: lower": "nearer than plain (figures not at hand)"},
+    remark="The error of values and gradients falls as claimed, and several times further with "
+    "centred coefficients than with the paper's plugin. The flows end level, within half a percent "
+    "for the lower control: near the target the means agree, and the control has nothing to say.",
 )
