@@ -179,7 +179,7 @@ def holds(results: dict[str, Any]) -> bool:
         results[f"gradient, shift {shift:g}: lower"] / results[f"gradient, shift {shift:g}: plain"]
         for shift in SHIFTS[:2]
     ]
-    # By more than the seeds' spread.
+    # Half a percent, over five seeds, is a tie.
     faster = [best(f"flow, L = {n}") < 0.98 * results[f"flow, L = {n}: plain"] for n in (5, 10)]
     return max(at_50) < 0.9 and min(at_50) < 0.5 and max(gradients) < 0.7 and all(faster)
 
@@ -203,19 +203,21 @@ def plot(results: dict[str, Any]) -> Figure:
         ylabel="error / plain error",
         title="SW₂², each pair and their mean",
     )
-    values.legend(fontsize=8)
+    values.set_xticks(counts, [str(n) for n in counts])
+    values.minorticks_off()
+    values.legend(fontsize=8, loc="lower left")
     for i, name in enumerate(ESTIMATORS):
         errors = [results[f"gradient, shift {shift:g}: {name}"] for shift in SHIFTS]
         gradients.bar(np.arange(len(SHIFTS)) + 0.13 * (i - 2.5), errors, 0.13, label=name)
     gradients.set_xticks(range(len(SHIFTS)), [f"shift {shift:g}" for shift in SHIFTS])
-    gradients.set(ylabel="relative error", title="gradient of SW₂², L = 10")
-    gradients.legend(fontsize=8)
+    gradients.set(ylabel="relative error", ylim=(0, 0.7), title="gradient of SW₂², L = 10")
+    gradients.legend(fontsize=8, ncols=2, loc="upper left")
     for i, name in enumerate(PAPER):
         found = [results[f"flow, L = {n}: {name}"] for n in (5, 10)]
         flow.bar(np.arange(2) + 0.25 * (i - 1), found, 0.25, label=name)
     flow.set_xticks(range(2), ["L = 5", "L = 10"])
     flow.set(ylabel="exact W₂ at the end", title="gradient flow to a torus")
-    flow.legend(fontsize=8)
+    flow.legend(fontsize=8, loc="lower right")
     return figure
 
 
@@ -223,7 +225,8 @@ EXPERIMENT = Experiment(
     paper="sw-control-variates",
     claim="at 50 directions the better of the two control variates has below 0.9 of the plain "
     "error of SW_2^2 on every pair and below 0.5 on one; at 10 the lower one has below 0.7 of the "
-    "gradient's error at shifts 1 and 3; gradient flows end nearer to their target, by 2% at least, at 5 and 10",
+    "gradient's error at shifts 1 and 3; gradient flows end nearer to their target, by 2% at least, "
+    "at 5 and 10",
     run=run,
     holds=holds,
     plot=plot,
