@@ -225,7 +225,7 @@ EXPERIMENT = Experiment(
     paper="sw-control-variates",
     claim="at 50 directions the better of the two control variates has below 0.9 of the plain "
     "error of SW_2^2 on every pair and below 0.5 on one; at 10 the lower one has below 0.7 of the "
-    "gradient's error at shifts 1 and 3; gradient flows end nearer to their target, by 2% at least, "
+    "gradient's error at shifts 1 and 3; gradient flows end nearer to their target, by 2%, "
     "at 5 and 10",
     run=run,
     holds=holds,
