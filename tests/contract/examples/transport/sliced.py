@@ -15,7 +15,7 @@ KAPPA = {"kappa": (1.0, 3.0)}
 # A random loss of two clouds, at a fixed key; the rows are the first cloud's.
 sliced = functools.partial(Example, (KEY, X, Y[:5]), rows=(1,), result="scalar", kwargs=FEW)
 
-EVEN = np.concatenate([X[:3], -X[:3]])
+EVEN = np.concatenate([X[:3].round(), -X[:3].round()])
 LOC = X[0] / np.linalg.norm(X[0])
 
 
@@ -34,7 +34,7 @@ EXAMPLES = {
     "gaussian_control_variate": Example(
         (X[:5], Y[:3], X), rows=(2,), part=lambda control: control[0]
     ),
-    # Of equal means, so that the start is random.
+    # Of equal means, exactly, so that the start is random.
     "max_sliced_wasserstein": Keyed((EVEN, EVEN**3), {"num_steps": 1, "num_starts": 1}),
     "projected_wasserstein": Example((X[:5], Y[:3], X), rows=(2,)),
     "sample_projections": Keyed((5, 3)),
