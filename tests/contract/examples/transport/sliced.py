@@ -35,7 +35,7 @@ EXAMPLES = {
         (X[:5], Y[:3], X), rows=(2,), part=lambda control: control[0]
     ),
     # Of equal means, exactly, so that the start is random.
-    "max_sliced_wasserstein": Keyed((EVEN, EVEN**3), {"num_steps": 1, "num_starts": 1}),
+    "max_sliced_wasserstein": Keyed((EVEN, 2 * EVEN), {"num_steps": 1, "num_starts": 1}),
     "projected_wasserstein": Example((X[:5], Y[:3], X), rows=(2,)),
     "sample_projections": Keyed((5, 3)),
     "sample_vmf": Keyed((LOC,), {"kappa": 2.0, "num_samples": 3}),
