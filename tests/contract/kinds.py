@@ -14,7 +14,8 @@ class Example:
     that all functions share the compiled operations). `differentiable` are the positions by which
     gradients are taken, all float arrays by default, and `free` those of them that may be
     any number, so that the hostile inputs may scale them, all the differentiable by default.
-    `hostile` adds inputs by name. `skip` maps a check to the reason why it cannot hold.
+    `hostile` adds inputs by name. `part` takes from a result of several what is examined. `skip`
+    maps a check to the reason why it cannot hold.
     """
 
     args: tuple[Any, ...]
@@ -25,6 +26,7 @@ class Example:
     differentiable: tuple[int, ...] | None = None
     free: tuple[int, ...] | None = None
     hostile: Mapping[str, tuple[Any, ...]] = dataclasses.field(default_factory=dict)
+    part: Callable[[Any], Any] = lambda result: result
     skip: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     checks = (

@@ -39,7 +39,7 @@ class LossExamination:
         for i, array in zip(self.arrays, arrays, strict=True):
             args[i] = array
         mask = {"where": where} if self.masked else {}
-        return self.fn(*args, **self.example.kwargs, **hyper, **mask)
+        return self.example.part(self.fn(*args, **self.example.kwargs, **hyper, **mask))
 
     def hyper(self, which: int, dtype: Any = np.float32) -> dict[str, Any]:
         return {k: jnp.asarray(v[which], dtype) for k, v in self.example.traced.items()}

@@ -1,0 +1,325 @@
+"""Amortised projections: which models predict where two clouds differ, and what training gains."""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from matplotlib.figure import Figure
+from scipy.optimize import linear_sum_assignment
+from scipy.spatial.distance import cdist
+
+from lossbench.bench import Experiment
+from lossbench.bench.experiment import Size
+from lossbench.transport import (
+    amortized_sliced_wasserstein,
+    max_sliced_wasserstein,
+    sliced_wasserstein,
+    vmf_sliced_wasserstein,
+)
+
+POINTS, BATCH, KAPPA, PROJECTIONS = 48, 16, 10.0, 16
+
+
+class Location(NamedTuple):
+    """A model of locations: `init(key) -> params`, `apply(params, x, y) -> (3,)` of norm 1."""
+
+    init: Callable[[jax.Array], Any]
+    apply: Callable[[Any, jax.Array, jax.Array], jax.Array]
+
+
+def unit(direction: jax.Array) -> jax.Array:
+    return direction / (jnp.linalg.norm(direction) + 1e-12)
+
+
+def linear() -> Location:
+    """Z' w + c 1 for the stacked points Z: a weight for each place in the order of the points."""
+
+    def init(key: jax.Array) -> Any:
+        return {"w": jax.random.normal(key, (2 * POINTS,)) / (2 * POINTS), "c": jnp.zeros(())}
+
+    def apply(params: Any, x: jax.Array, y: jax.Array) -> jax.Array:
+        return unit(jnp.concatenate([x, y]).T @ params["w"] + params["c"])
+
+    return Location(init, apply)
+
+
+def efficient_attention(combine: str, key_dim: int = 64) -> Location:
+    """Attention in linear time, pooled over the points, of either cloud with shared weights."""
+
+    def init(key: jax.Array) -> Any:
+        keys = jax.random.split(key, 3)
+        shapes = {"query": key_dim, "key": key_dim, "value": 3}
+        params = {
+            name: {"w": jax.random.normal(k, (3, m)) / 3**0.5, "b": jnp.zeros(m)}
+            for k, (name, m) in zip(keys, shapes.items(), strict=True)
+        }
+        return {**params, "offset": 1e-3 * jnp.ones(3)}
+
+    def apply(params: Any, x: jax.Array, y: jax.Array) -> jax.Array:
+        def summary(points: jax.Array) -> jax.Array:
+            query, key, value = (
+                points @ params[name]["w"] + params[name]["b"] for name in ("query", "key", "value")
+            )
+            context = jax.nn.softmax(key, axis=0).T @ value
+            return jnp.mean(jax.nn.softmax(query, axis=1), axis=0) @ context
+
+        if combine == "sum":
+            return unit((summary(x) + summary(y)) / 2)
+        # W(theta) = W(-theta), so that the antisymmetric form makes a symmetric loss as well.
+        return unit(summary(x) - summary(y) + params["offset"])
+
+    return Location(init, apply)
+
+
+MODELS = {
+    "linear": linear(),
+    "attention, sum": efficient_attention("sum"),
+    "attention, difference": efficient_attention("difference"),
+}
+
+
+def clouds(key: jax.Array, shifted: bool) -> tuple[jax.Array, jax.Array]:
+    """A pair of ellipsoids, in random order: in a common pose, or of any axes and shifted."""
+
+    def one(key: jax.Array) -> jax.Array:
+        points, scales, shift = jax.random.split(key, 3)
+        low, high = (
+            ([0.3, 0.3, 0.3], [1.5, 1.5, 1.5]) if shifted else ([0.8, 0.8, 0.3], [1, 1, 1.8])
+        )
+        axes = jax.random.uniform(scales, (3,), minval=jnp.array(low), maxval=jnp.array(high))
+        sphere = jax.random.normal(points, (POINTS, 3))
+        sphere /= jnp.linalg.norm(sphere, axis=1, keepdims=True)
+        return axes * sphere + shifted * 0.3 * jax.random.normal(shift, (3,))
+
+    first, second = jax.random.split(key)
+    return one(first), one(second)
+
+
+def batch_of(key: jax.Array, count: int, shifted: bool) -> tuple[jax.Array, jax.Array]:
+    return jax.vmap(functools.partial(clouds, shifted=shifted))(jax.random.split(key, count))
+
+
+def ascent(key: jax.Array, x: jax.Array, y: jax.Array, start: jax.Array, steps: int) -> jax.Array:
+    """Adam's ascent of the location for one pair, as in the paper's iterative version."""
+    optimizer = optax.adam(0.1)
+
+    def value(loc: jax.Array, key: jax.Array) -> jax.Array:
+        return vmf_sliced_wasserstein(
+            key, x, y, unit(loc), kappa=KAPPA, num_projections=PROJECTIONS, root=False
+        )
+
+    def step(carry: Any, key: jax.Array) -> tuple[Any, None]:
+        loc, state = carry
+        updates, state = optimizer.update(-jax.grad(value)(loc, key), state)
+        return (unit(optax.apply_updates(loc, updates)), state), None
+
+    (loc, _), _ = jax.lax.scan(step, (start, optimizer.init(start)), jax.random.split(key, steps))
+    return loc
+
+
+def amortization(key: jax.Array, size: Size) -> dict[str, Any]:
+    """Share of what 20 ascent steps gain over a random location that each model reaches."""
+    seeds, steps, held_out = (2, 600, 128) if size == "full" else (1, 20, 16)
+    results: dict[str, Any] = {}
+    for shifted, setting in ((False, "common pose"), (True, "shifted")):
+
+        def trained(key: jax.Array, model: Location, shifted: bool = shifted) -> Any:
+            init_key, key = jax.random.split(key)
+            params, optimizer = model.init(init_key), optax.adam(3e-3, b1=0.0, b2=0.9)
+
+            def step(carry: Any, key: jax.Array) -> tuple[Any, None]:
+                params, state = carry
+                data_key, draw_key = jax.random.split(key)
+                x, y = batch_of(data_key, BATCH, shifted)
+
+                def loss(params: Any) -> jax.Array:
+                    def one(key: jax.Array, x: jax.Array, y: jax.Array) -> jax.Array:
+                        return amortized_sliced_wasserstein(
+                            key,
+                            model.apply,
+                            params,
+                            x,
+                            y,
+                            kappa=KAPPA,
+                            num_projections=PROJECTIONS,
+                        )
+
+                    return jax.vmap(one)(jax.random.split(draw_key, BATCH), x, y).mean()
+
+                updates, state = optimizer.update(jax.grad(loss)(params), state)
+                return (optax.apply_updates(params, updates), state), None
+
+            carry = params, optimizer.init(params)
+            return jax.lax.scan(step, carry, jax.random.split(key, steps))[0][0]
+
+        @jax.jit
+        def values(key: jax.Array, shifted: bool = shifted) -> dict[str, jax.Array]:
+            data_key, start_key, ascent_key, value_key, train_key = jax.random.split(key, 5)
+            x, y = batch_of(data_key, held_out, shifted)
+            starts = jax.vmap(unit)(jax.random.normal(start_key, (held_out, 3)))
+            keys = jax.random.split(ascent_key, held_out)
+            found = {"random": starts, "mean difference": jax.vmap(unit)(x.mean(1) - y.mean(1))}
+            for count in (1, 5, 20):
+                climb = jax.vmap(functools.partial(ascent, steps=count))
+                found[f"{count} steps"] = climb(keys, x, y, starts)
+            for name, model in MODELS.items():
+                params = trained(train_key, model)
+                found[name] = jax.vmap(functools.partial(model.apply, params))(x, y)
+
+            def value(key: jax.Array, x: jax.Array, y: jax.Array, loc: jax.Array) -> jax.Array:
+                return vmf_sliced_wasserstein(
+                    key, x, y, loc, kappa=KAPPA, num_projections=64, root=False
+                )
+
+            keys = jax.random.split(value_key, held_out)
+            return {name: jax.vmap(value)(keys, x, y, loc).mean() for name, loc in found.items()}
+
+        runs = [values(k) for k in jax.random.split(key, seeds)]
+        for name in runs[0]:
+            scores = [
+                float((run[name] - run["random"]) / (run["20 steps"] - run["random"]))
+                for run in runs
+            ]
+            results[f"{setting}: {name}"] = float(np.mean(scores))
+    return results
+
+
+def autoencoder(key: jax.Array, code: int = 32) -> Any:
+    sizes = {"point": (3, 64), "feature": (64, 128), "code": (128, code)}
+    sizes |= {"hidden": (code, 128), "cloud": (128, 3 * POINTS)}
+    keys = jax.random.split(key, len(sizes))
+    return {
+        name: {"w": jax.random.normal(k, shape) * (2 / shape[0]) ** 0.5, "b": jnp.zeros(shape[1])}
+        for k, (name, shape) in zip(keys, sizes.items(), strict=True)
+    }
+
+
+def reconstruct(params: Any, x: jax.Array) -> jax.Array:
+    """PointNet: a network of each point, the maximum over points, and a decoder to points."""
+
+    def layer(name: str, x: jax.Array) -> jax.Array:
+        return x @ params[name]["w"] + params[name]["b"]
+
+    features = jax.nn.relu(layer("feature", jax.nn.relu(layer("point", x))))
+    code = layer("code", features.max(axis=0))
+    return layer("cloud", jax.nn.relu(layer("hidden", code))).reshape(POINTS, 3)
+
+
+def reconstruction(key: jax.Array, size: Size) -> dict[str, Any]:
+    """Exact W_2 of held-out shapes to their reconstructions, by training loss."""
+    seeds, steps, held_out = (2, 600, 64) if size == "full" else (1, 5, 8)
+    model = MODELS["attention, sum"]
+
+    def sliced(key: jax.Array, _: Any, x: jax.Array, y: jax.Array) -> jax.Array:
+        return sliced_wasserstein(key, x, y, num_projections=10, root=False)
+
+    def max_sliced(key: jax.Array, _: Any, x: jax.Array, y: jax.Array) -> jax.Array:
+        return max_sliced_wasserstein(key, x, y, num_steps=5, num_starts=1, root=False)
+
+    def amortized(kappa: float) -> Callable:
+        def loss(key: jax.Array, params: Any, x: jax.Array, y: jax.Array) -> jax.Array:
+            return amortized_sliced_wasserstein(
+                key, model.apply, params, y, x, kappa=kappa, num_projections=10
+            )
+
+        return loss
+
+    losses = {
+        "SW": sliced,
+        "Max-SW": max_sliced,
+        # Directions this near to the location are the location.
+        "amortised Max-SW": amortized(1e5),
+        "amortised v-DSW": amortized(1.0),
+    }
+    results: dict[str, Any] = {}
+    for name, loss in losses.items():
+
+        @jax.jit
+        def trained(key: jax.Array, loss: Callable = loss) -> tuple[jax.Array, jax.Array]:
+            net_key, location_key, test_key, key = jax.random.split(key, 4)
+            params = {"network": autoencoder(net_key), "location": model.init(location_key)}
+            optimizer = optax.partition(
+                {"network": optax.adam(1e-3), "location": optax.adam(1e-3, b1=0.0, b2=0.9)},
+                {"network": "network", "location": "location"},
+            )
+
+            def step(carry: Any, key: jax.Array) -> tuple[Any, None]:
+                params, state = carry
+                data_key, draw_key = jax.random.split(key)
+                shapes, _ = batch_of(data_key, BATCH, False)
+
+                def mean_loss(params: Any) -> jax.Array:
+                    def one(key: jax.Array, shape: jax.Array) -> jax.Array:
+                        copy = reconstruct(params["network"], shape)
+                        return loss(key, params["location"], copy, shape)
+
+                    return jax.vmap(one)(jax.random.split(draw_key, BATCH), shapes).mean()
+
+                updates, state = optimizer.update(jax.grad(mean_loss)(params), state, params)
+                return (optax.apply_updates(params, updates), state), None
+
+            carry = params, optimizer.init(params)
+            params = jax.lax.scan(step, carry, jax.random.split(key, steps))[0][0]
+            shapes, _ = batch_of(test_key, held_out, False)
+            return shapes, jax.vmap(functools.partial(reconstruct, params["network"]))(shapes)
+
+        distances = []
+        for seed in jax.random.split(key, seeds):
+            for cloud, found in zip(*map(np.asarray, trained(seed)), strict=True):
+                cost = cdist(cloud, found) ** 2
+                distances.append(np.sqrt(cost[linear_sum_assignment(cost)].mean()))
+        results[f"reconstruction: {name}"] = float(np.mean(distances))
+    return results
+
+
+def run(key: jax.Array, size: Size) -> dict[str, Any]:
+    first, second = jax.random.split(key)
+    return {**amortization(first, size), **reconstruction(second, size)}
+
+
+def holds(results: dict[str, Any]) -> bool:
+    attention, linear = (results[f"common pose: {name}"] for name in ("attention, sum", "linear"))
+    ours = results["reconstruction: amortised v-DSW"]
+    return (
+        attention > max(linear + 0.1, 0.5)
+        and ours <= results["reconstruction: Max-SW"]
+        and ours <= results["reconstruction: amortised Max-SW"]
+        and ours <= 1.02 * results["reconstruction: SW"]
+    )
+
+
+def plot(results: dict[str, Any]) -> Figure:
+    figure = Figure(figsize=(11, 4), layout="constrained")
+    scores, distances = figure.subplots(1, 2, width_ratios=(3, 2))
+    names = [name.split(": ")[1] for name in results if name.startswith("common pose")]
+    for i, setting in enumerate(("common pose", "shifted")):
+        values = [results[f"{setting}: {name}"] for name in names]
+        scores.bar(np.arange(len(names)) + 0.4 * (i - 0.5), values, 0.4, label=setting)
+    scores.axhline(0, color="0.3", linewidth=1)
+    scores.set_xticks(range(len(names)), names, rotation=20, ha="right")
+    scores.set(ylabel="cost found: 0 random, 1 after 20 steps", title="where the clouds differ")
+    scores.legend()
+    found = {k.split(": ")[1]: v for k, v in results.items() if k.startswith("reconstruction")}
+    bars = distances.bar(list(found), list(found.values()))
+    distances.bar_label(bars, fmt="%.3f")
+    distances.tick_params(axis="x", rotation=20)
+    distances.set(ylabel="exact W₂, held out", title="reconstruction by training loss")
+    return figure
+
+
+EXPERIMENT = Experiment(
+    paper="amortized-vdsw",
+    claim="on shapes in a common pose efficient attention finds above half of what 20 ascent steps "
+    "gain, and 0.1 more than the linear model; an autoencoder trained with it reconstructs at "
+    "least as well as with Max-SW, iterative or amortised, and within 2% of SW",
+    run=run,
+    holds=holds,
+    plot=plot,
+    reported={
+        "reconstruction: amortised v-DSW": "best (ShapeNet, ModelNet40; figures not at hand)"
+    },
+)
