@@ -1,7 +1,121 @@
 """Optimal transport and the losses that stand on it."""
 
+from typing import TYPE_CHECKING
+
 from lossbench._lazy import attach
 
-__getattr__, __dir__, _public = attach(__name__, {})
+if TYPE_CHECKING:
+    from lossbench.transport.adversarial_sampling import (
+        AasState,
+        aas_density_objective,
+        aas_init,
+        aas_solution_loss,
+        aas_update,
+        das_cross_entropy,
+        laplacian,
+        residual_variation,
+        residual_wasserstein_1d,
+    )
+    from lossbench.transport.bounded_flow import (
+        BoundedFlowParams,
+        bounded_flow_init,
+        bounded_flow_log_density,
+        bounded_flow_sample,
+    )
+    from lossbench.transport.grid_density import (
+        aas_grid_value,
+        grid_log_density,
+        optimal_grid_density,
+        sample_grid_density,
+    )
+    from lossbench.transport.pulaski import (
+        probabilistic_unet_elbo,
+        pulaski_objective,
+    )
+    from lossbench.transport.segmentation_overlap import (
+        focal_tversky_loss,
+        generalized_energy_distance,
+        max_dice,
+        sample_diversity,
+    )
+    from lossbench.transport.set_distances import (
+        energy_set_loss,
+        frechet_set_loss,
+        hausdorff_divergence,
+        sinkhorn_set_loss,
+    )
 
-__all__: list[str] = []
+__getattr__, __dir__, _public = attach(
+    __name__,
+    {
+        "adversarial_sampling": [
+            "AasState",
+            "aas_density_objective",
+            "aas_init",
+            "aas_solution_loss",
+            "aas_update",
+            "das_cross_entropy",
+            "laplacian",
+            "residual_variation",
+            "residual_wasserstein_1d",
+        ],
+        "bounded_flow": [
+            "BoundedFlowParams",
+            "bounded_flow_init",
+            "bounded_flow_log_density",
+            "bounded_flow_sample",
+        ],
+        "grid_density": [
+            "aas_grid_value",
+            "grid_log_density",
+            "optimal_grid_density",
+            "sample_grid_density",
+        ],
+        "pulaski": [
+            "probabilistic_unet_elbo",
+            "pulaski_objective",
+        ],
+        "segmentation_overlap": [
+            "focal_tversky_loss",
+            "generalized_energy_distance",
+            "max_dice",
+            "sample_diversity",
+        ],
+        "set_distances": [
+            "energy_set_loss",
+            "frechet_set_loss",
+            "hausdorff_divergence",
+            "sinkhorn_set_loss",
+        ],
+    },
+)
+
+__all__ = [
+    "AasState",
+    "BoundedFlowParams",
+    "aas_density_objective",
+    "aas_grid_value",
+    "aas_init",
+    "aas_solution_loss",
+    "aas_update",
+    "bounded_flow_init",
+    "bounded_flow_log_density",
+    "bounded_flow_sample",
+    "das_cross_entropy",
+    "energy_set_loss",
+    "focal_tversky_loss",
+    "frechet_set_loss",
+    "generalized_energy_distance",
+    "grid_log_density",
+    "hausdorff_divergence",
+    "laplacian",
+    "max_dice",
+    "optimal_grid_density",
+    "probabilistic_unet_elbo",
+    "pulaski_objective",
+    "residual_variation",
+    "residual_wasserstein_1d",
+    "sample_diversity",
+    "sample_grid_density",
+    "sinkhorn_set_loss",
+]
