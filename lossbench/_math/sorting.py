@@ -1,18 +1,25 @@
-"""Sorting of floats, on CPU five times faster than XLA's, with derivatives through the permutation.
+"""Sorting of floats, on CPU far faster than XLA's, with derivatives through the permutation.
 
 XLA's comparator minds NaN and -0 at every comparison. Integers compare in one instruction, so the
 floats are sorted as their order-preserving integer image, and with their index packed behind it
-where the permutation is wanted. Results equal those of `jnp.sort` and the stable `jnp.argsort`:
-NaN last, -0 tied with +0 (as subnormal numbers are on CPU, which takes them for 0). Only the zeros
-may differ: the values returned for -0 and for subnormal numbers are +0 on CPU.
+where the permutation is wanted. Large arrays are sorted in place by numpy, whose vector
+instructions are ten times faster still. Results equal those of `jnp.sort` and the stable
+`jnp.argsort`: NaN last, -0 tied with +0 (as subnormal numbers are on CPU, which takes them for 0).
+Only the zeros may differ: the values returned for -0 and for subnormal numbers are +0 on CPU.
 """
 
 from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
+from jax.experimental.buffer_callback import Buffer, ExecutionContext, buffer_callback
 from jax.typing import ArrayLike
+
+# Below it the call to the host costs more than it saves; what stays in XLA can also be exported and
+# kept in the compilation cache.
+_HOST_SIZE = 4096
 
 _IMAGES = {
     jnp.dtype(jnp.bfloat16): jnp.int16,
@@ -77,7 +84,12 @@ def _sort_and_argsort_jvp(
 
 
 def _take(x: jax.Array, permutation: jax.Array) -> jax.Array:
-    return jnp.take_along_axis(x, permutation, -1, mode="promise_in_bounds")
+    # Over the flat array, as the transpose, a scatter, takes twice as long by rows.
+    n = x.shape[-1]
+    starts = n * jnp.arange(x.size // max(n, 1), dtype=permutation.dtype)
+    flat = permutation.reshape(-1, n) + starts[:, None]
+    taken = x.reshape(-1).at[flat.reshape(-1)].get(mode="promise_in_bounds", unique_indices=True)
+    return taken.reshape(x.shape)
 
 
 def _image(x: jax.Array) -> jax.Array:
@@ -94,7 +106,7 @@ def _from_image(image: jax.Array, dtype: jnp.dtype) -> jax.Array:
 
 
 def _sort_image(x: jax.Array) -> jax.Array:
-    return _from_image(lax.sort(_image(x), is_stable=False), x.dtype)
+    return _from_image(_sort_integers(_image(x)), x.dtype)
 
 
 def _sort_pairs(x: jax.Array, index: jnp.dtype) -> tuple[jax.Array, jax.Array]:
@@ -122,5 +134,22 @@ def _pack_and_sort(keys: jax.Array) -> tuple[jax.Array, jax.Array]:
     n = keys.shape[-1]
     half, packed = (16, jnp.int32) if keys.dtype == jnp.int16 and n <= 2**16 else (32, jnp.int64)
     index = lax.broadcasted_iota(packed, keys.shape, keys.ndim - 1)
-    ordered = lax.sort((keys.astype(packed) << half) | index, is_stable=False)
+    ordered = _sort_integers((keys.astype(packed) << half) | index)
     return (ordered >> half).astype(keys.dtype), ordered & (2**half - 1)
+
+
+def _sort_integers(keys: jax.Array) -> jax.Array:
+    if keys.size < _HOST_SIZE:
+        return lax.sort(keys, is_stable=False)
+    ordered = buffer_callback(
+        _sort_in_place,
+        jax.ShapeDtypeStruct(keys.shape, keys.dtype),
+        vmap_method="broadcast_all",
+        input_output_aliases={0: 0},
+    )(keys)
+    # Nothing is done here, but under shard_map the order must vary over the mesh as the keys do.
+    return ordered | (keys & 0)
+
+
+def _sort_in_place(_: ExecutionContext, out: Buffer, keys: Buffer) -> None:
+    np.asarray(out).sort(-1)

@@ -28,6 +28,9 @@ if TYPE_CHECKING:
         optimal_grid_density,
         sample_grid_density,
     )
+    from lossbench.transport.projections import (
+        sample_projections,
+    )
     from lossbench.transport.pulaski import (
         probabilistic_unet_elbo,
         pulaski_objective,
@@ -43,6 +46,15 @@ if TYPE_CHECKING:
         frechet_set_loss,
         hausdorff_divergence,
         sinkhorn_set_loss,
+    )
+    from lossbench.transport.sliced import (
+        SlicedEstimate,
+        projected_wasserstein,
+        sliced_wasserstein,
+        sliced_wasserstein_estimate,
+    )
+    from lossbench.transport.wasserstein_1d import (
+        wasserstein_1d,
     )
 
 __getattr__, __dir__, _public = attach(
@@ -71,6 +83,9 @@ __getattr__, __dir__, _public = attach(
             "optimal_grid_density",
             "sample_grid_density",
         ],
+        "projections": [
+            "sample_projections",
+        ],
         "pulaski": [
             "probabilistic_unet_elbo",
             "pulaski_objective",
@@ -87,12 +102,22 @@ __getattr__, __dir__, _public = attach(
             "hausdorff_divergence",
             "sinkhorn_set_loss",
         ],
+        "sliced": [
+            "SlicedEstimate",
+            "projected_wasserstein",
+            "sliced_wasserstein",
+            "sliced_wasserstein_estimate",
+        ],
+        "wasserstein_1d": [
+            "wasserstein_1d",
+        ],
     },
 )
 
 __all__ = [
     "AasState",
     "BoundedFlowParams",
+    "SlicedEstimate",
     "aas_density_objective",
     "aas_grid_value",
     "aas_init",
@@ -112,10 +137,15 @@ __all__ = [
     "max_dice",
     "optimal_grid_density",
     "probabilistic_unet_elbo",
+    "projected_wasserstein",
     "pulaski_objective",
     "residual_variation",
     "residual_wasserstein_1d",
     "sample_diversity",
     "sample_grid_density",
+    "sample_projections",
     "sinkhorn_set_loss",
+    "sliced_wasserstein",
+    "sliced_wasserstein_estimate",
+    "wasserstein_1d",
 ]

@@ -134,6 +134,29 @@ def test_inside_transformations(name):
         np.testing.assert_array_equal(got, expected)
 
 
+LARGE = jnp.asarray(np.random.default_rng(0).normal(size=(2, 8192)).round(3), jnp.float32)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32", "float64"])
+def test_large_arrays_sort_on_the_host_as_small_ones_do(dtype):
+    with jax.enable_x64(dtype == "float64"):
+        hard = np.random.default_rng(0).choice(HARD, size=(3, 8192))
+        check_against_jnp(jnp.asarray(hard, dtype))
+        check_against_jnp(jnp.asarray(LARGE, dtype))
+
+
+@pytest.mark.parametrize("name", ["vmap", "scan", "remat", "shard_map"])
+def test_large_arrays_inside_transformations(name):
+    weights = jnp.cos(jnp.arange(LARGE.shape[1]))
+    before = np.array(LARGE)
+    value, slope = jax.jit(jax.value_and_grad(lambda x: jnp.sum(WRAPPED[name](x) * weights)))(LARGE)
+    expected = np.zeros(LARGE.shape)
+    np.put_along_axis(expected, np.argsort(before, -1, kind="stable"), np.asarray(weights), -1)
+    np.testing.assert_allclose(value, np.sum(np.sort(before) * np.asarray(weights)), rtol=1e-4)
+    np.testing.assert_allclose(slope, expected, rtol=1e-6)
+    np.testing.assert_array_equal(LARGE, before)  # sorted in place, but not the caller's
+
+
 def test_accelerators_sort_with_xla():
     """Elsewhere than on CPU the integer image must not be used."""
 
