@@ -103,7 +103,8 @@ def convolve(params: dict[str, Any], image: jax.Array) -> jax.Array:
 def networks(params: dict[str, Any]) -> tuple[Any, Any, Any]:
     def gaussian(part: str, image: jax.Array) -> tuple[jax.Array, jax.Array]:
         pooled = convolve(params[part], image).mean((0, 1))
-        return tuple(jnp.split(pooled @ params[part]["head"], 2))
+        mean, log_variance = jnp.split(pooled @ params[part]["head"], 2)
+        return mean, log_variance
 
     def encode_prior(image: jax.Array) -> tuple[jax.Array, jax.Array]:
         return gaussian("prior", image[..., None])
@@ -134,7 +135,7 @@ OBJECTIVES = (
         pulaski_objective, distance=functools.partial(energy_set_loss, unbiased=True)
     ),
     functools.partial(
-        pulaski_objective, distance=functools.partial(sinkhorn_set_loss, max_iterations=100)
+        pulaski_objective, distance=functools.partial(sinkhorn_set_loss, max_iterations=300)
     ),
 )
 
@@ -150,7 +151,7 @@ def draw_samples(params: Any, images: jax.Array, key: jax.Array, count: int) -> 
 
 
 def run(key: jax.Array, size: Size) -> dict[str, Any]:
-    seeds, steps, examples, tests = (3, 700, 512, 256) if size == "full" else (1, 3, 32, 8)
+    seeds, steps, examples, tests = (3, 700, 512, 256) if size == "full" else (2, 2, 32, 8)
     data_key, test_key, seed_key, sample_key = jax.random.split(key, 4)
     test = discs(test_key, tests)
 
@@ -221,8 +222,8 @@ def holds(results: dict[str, Any]) -> bool:
 
 def plot(results: dict[str, Any]) -> Figure:
     figure = Figure(figsize=(13, 4.6), layout="constrained")
-    left, right = figure.subfigures(1, 2, width_ratios=(1.5, 1))
-    distance, diversity = left.subplots(1, 2, sharey=True)
+    parts: Any = figure.subfigures(1, 2, width_ratios=(1.5, 1))
+    distance, diversity = parts[0].subplots(1, 2, sharey=True)
     rows = np.arange(len(METHODS))
     for row, name in enumerate(METHODS):
         values = np.asarray(results["generalised energy distance"][name])
@@ -242,7 +243,7 @@ def plot(results: dict[str, Any]) -> Figure:
         "cross-entropy": results["samples: cross-entropy, KL 1"],
         "energy": results["samples: energy"],
     }
-    axes = right.subplots(4, 4)
+    axes = parts[1].subplots(4, 4)
     for row, (name, images) in zip(axes, pictures.items(), strict=True):
         for axis in row:
             axis.set_axis_off()

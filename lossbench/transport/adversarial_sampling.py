@@ -195,7 +195,7 @@ def residual_variation(
 
 @typed
 def residual_wasserstein_1d(
-    residual_sq: Float[AnyArray, " n"], lower: Float[AnyArray, ""], upper: Float[AnyArray, ""]
+    residual_sq: Float[AnyArray, " n"], lower: Scalar, upper: Scalar
 ) -> Float[jax.Array, ""]:
     """W1 between a residual's law r^2 / int r^2 and the uniform law on an interval.
 
@@ -209,8 +209,7 @@ def residual_wasserstein_1d(
     Tang, Zhai, Wan and Yang, ICLR 2024, arXiv 2305.18702.
 
     >>> import jax.numpy as jnp
-    >>> values = jnp.array([2.0, 0.0])
-    >>> print(residual_wasserstein_1d(values, jnp.float32(0), jnp.float32(1)))
+    >>> print(residual_wasserstein_1d(jnp.array([2.0, 0.0]), 0.0, 1.0))
     0.25
     """
     values = widen(residual_sq)
@@ -223,7 +222,11 @@ def residual_wasserstein_1d(
     crosses = before * after < 0
     length = jnp.where(crosses, jnp.abs(before) + jnp.abs(after), 1)
     areas = jnp.where(crosses, (before**2 + after**2) / length, jnp.abs(before) + jnp.abs(after))
-    return jnp.sum(areas) * (jnp.asarray(upper, values.dtype) - lower) / (2 * n)
+    return (
+        jnp.sum(areas)
+        * (jnp.asarray(upper, values.dtype) - jnp.asarray(lower, values.dtype))
+        / (2 * n)
+    )
 
 
 class AasState(NamedTuple):

@@ -26,9 +26,9 @@ class BoundedFlowParams(NamedTuple):
     """Of that layer (c, d)."""
     reach: jax.Array
     """Logarithm of the largest shift of each coordinate (c, d)."""
-    weights: tuple[jax.Array, jax.Array, jax.Array]
+    weights: tuple[jax.Array, ...]
     """Of the couplings' networks: (c, d, width), (c, width, width), (c, width, 2 d)."""
-    biases: tuple[jax.Array, jax.Array, jax.Array]
+    biases: tuple[jax.Array, ...]
     """(c, width), (c, width), (c, 2 d)."""
 
 

@@ -117,11 +117,11 @@ def _potential(
     from ott.problems.linear.linear_problem import LinearProblem
     from ott.solvers.linear.sinkhorn import Sinkhorn
 
-    # Epsilon halves from a million times its target: started at the target, the potentials would
-    # need as many steps as the ratio of the cost to it.
-    halvings = 20
+    # Epsilon falls slowly from a million times its target: started at the target, the potentials
+    # would need as many steps as the ratio of the cost to it.
+    schedule = Epsilon(epsilon, init=1e6, decay=0.95)
     solve = Sinkhorn(threshold=tolerance, max_iterations=max_iterations, implicit_diff=None)
-    out = solve(LinearProblem(Geometry(cost, epsilon=Epsilon(epsilon, 2.0**halvings, 0.5)), a, b))
+    out = solve(LinearProblem(Geometry(cost, epsilon=schedule), a, b))
     # ott's plan is exp((f + g - c) / epsilon); ours has the weights in front.
     g = out.g - epsilon * jnp.log(jnp.where(b > 0, b, 1))
     return jnp.where(b > 0, g, 0)

@@ -1,5 +1,3 @@
-from functools import partial
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -100,7 +98,9 @@ def test_cross_entropy_is_least_at_the_residuals_law(rng):
         return das_cross_entropy(log_density, points, residual_sq, np.zeros(12))
 
     with jax.enable_x64(True):
-        found = optimize.minimize(jax.jit(jax.value_and_grad(loss)), np.zeros(12), jac=True)
+        found = optimize.minimize(
+            jax.jit(jax.value_and_grad(loss)), np.zeros(12), jac=True, options={"gtol": 1e-9}
+        )
         law = jax.nn.softmax(found.x)
     np.testing.assert_allclose(law, residual_sq / residual_sq.sum(), rtol=1e-4)
 
@@ -191,6 +191,3 @@ def test_a_stage_moves_both_players():
     residuals = jnp.abs(residual_fn({"a": 1.0}, points))
     uniform = np.random.default_rng(0).uniform(-1, 1, (1000, 2)).astype(np.float32)
     assert residuals.mean() > 1.3 * jnp.abs(residual_fn({"a": 1.0}, uniform)).mean()
-    # The stages are the same by any other name.
-    again, _ = partial(stage, jax.random.key(1))(state)
-    assert again["solution_loss"][0] != metrics["solution_loss"][0]

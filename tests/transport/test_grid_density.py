@@ -42,7 +42,7 @@ def test_one_cosine_has_a_closed_form(nonnegative):
 
 
 def test_the_constrained_maximiser_is_that_of_a_quadratic_programme():
-    g, beta = 24, 0.01
+    g, beta = 24, 0.001
     x = centres(g)
     residual_sq = np.exp(-40 * (x - 0.3) ** 2) + 0.2 * x
     matrix = roughness_matrix(g)
@@ -100,7 +100,7 @@ def test_gradient_of_the_value_is_the_density():
         np.testing.assert_allclose(slope, p * 2 / 30, rtol=1e-12)
         step = 1e-4 * np.random.default_rng(1).normal(size=(6, 5))
         ahead, behind = (value(residual_sq + s, low, high) for s in (step, -step))
-    np.testing.assert_allclose(ahead - behind, 2 * np.sum(slope * step), rtol=1e-4)
+        np.testing.assert_allclose(ahead - behind, 2 * np.sum(slope * step), rtol=1e-4)
 
 
 def test_draws_follow_the_density():

@@ -1,4 +1,5 @@
 import itertools
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +15,12 @@ from lossbench.transport import (
     hausdorff_divergence,
     sinkhorn_set_loss,
 )
+
+LOSSES = [
+    energy_set_loss,
+    partial(sinkhorn_set_loss, blur=0.5),
+    partial(hausdorff_divergence, blur=0.5),
+]
 
 
 @pytest.fixture
@@ -75,7 +82,7 @@ def test_unbiased_energy_has_the_populations_mean(rng):
     assert jnp.mean(energy_set_loss(pairs, zeros)) == pytest.approx(0.375)
 
 
-@pytest.mark.parametrize("loss", [energy_set_loss, sinkhorn_set_loss, hausdorff_divergence])
+@pytest.mark.parametrize("loss", LOSSES)
 def test_equal_sets_are_at_distance_zero(rng, loss):
     y = rng.normal(size=(2, 4, 3)).astype(np.float32)
     x = y[:, [2, 0, 3, 1]]
@@ -86,18 +93,18 @@ def test_equal_sets_are_at_distance_zero(rng, loss):
     weights = np.array([[0.4, 0.2, 0.2, 0.2]] * 2, np.float32)
     other = rng.normal(size=(2, 3, 3)).astype(np.float32)
     np.testing.assert_allclose(
-        loss(doubled, other), loss(x, other, prediction_weights=weights), rtol=2e-3, atol=1e-5
+        loss(doubled, other), loss(x, other, prediction_weights=weights), rtol=1e-3
     )
 
 
-@pytest.mark.parametrize("loss", [energy_set_loss, sinkhorn_set_loss, hausdorff_divergence])
+@pytest.mark.parametrize("loss", LOSSES)
 def test_points_of_weight_zero_may_hold_anything(rng, loss):
     x = rng.normal(size=(1, 2, 3)).astype(np.float32)
     y = rng.normal(size=(1, 3, 3)).astype(np.float32)
     padded = np.concatenate([y, np.full((1, 1, 3), np.nan, np.float32)], axis=1)
     weights = np.array([[1 / 3, 1 / 3, 1 / 3, 0]], np.float32)
-    value, slope = jax.value_and_grad(
-        lambda x, y: loss(x, y, mask_weights=weights)[0], argnums=(0, 1)
+    value, slope = jax.jit(
+        jax.value_and_grad(lambda x, y: loss(x, y, mask_weights=weights)[0], argnums=(0, 1))
     )(x, padded)
     np.testing.assert_allclose(value, loss(x, y)[0], rtol=1e-4)
     np.testing.assert_allclose(slope[0], gradient(loss, x, y), rtol=1e-3, atol=1e-4)
