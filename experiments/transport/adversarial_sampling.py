@@ -122,7 +122,7 @@ def train_one(key: jax.Array, sampler: jax.Array, size: Size) -> dict[str, jax.A
 
 def run(key: jax.Array, size: Size) -> dict[str, Any]:
     seeds = 5 if size == "full" else 1
-    kinds = list(SAMPLERS.values()) if size == "full" else [0, 2, 4]
+    kinds = list(SAMPLERS.values()) if size == "full" else [0, 2, 3, 4]
     # beta 0.01 and 1 are reported beside, from fewer seeds.
     members = [(kind, seed) for kind in kinds for seed in range(seeds if kind < 5 else 2)]
     keys = jax.random.split(key, seeds)[np.array([seed for _, seed in members])]

@@ -37,6 +37,7 @@ METHODS = (
 BASELINES = METHODS[:4]
 
 
+@functools.partial(jax.jit, static_argnames="count")
 def discs(key: jax.Array, count: int) -> dict[str, jax.Array]:
     """Images of a sure and a faint disc; two raters mark the sure one only, two mark both."""
 
@@ -121,23 +122,33 @@ def networks(params: dict[str, Any]) -> tuple[Any, Any, Any]:
     return encode_prior, encode_posterior, decode
 
 
-def tversky(logits: jax.Array, masks: jax.Array) -> jax.Array:
-    return focal_tversky_loss(jax.nn.sigmoid(logits), masks)
+def objective(method: jax.Array, key: jax.Array, *args: Any) -> jax.Array:
+    """The method's objective of each item: few copies of the networks, so that it compiles fast."""
+    kl_weight = jnp.array([1.0, 10.0, 1.0, 0.01, 1.0, 1.0, 1.0])[method]
 
+    def one_mask() -> jax.Array:
+        def reconstruction(logits: jax.Array, masks: jax.Array) -> jax.Array:
+            pixelwise = optax.losses.sigmoid_binary_cross_entropy(logits, masks)
+            overlap = focal_tversky_loss(jax.nn.sigmoid(logits), masks)
+            return jnp.where(method < 2, pixelwise.sum((1, 2)), overlap)
 
-OBJECTIVES = (
-    functools.partial(probabilistic_unet_elbo, kl_weight=1.0),
-    functools.partial(probabilistic_unet_elbo, kl_weight=10.0),
-    functools.partial(probabilistic_unet_elbo, kl_weight=1.0, reconstruction=tversky),
-    functools.partial(probabilistic_unet_elbo, kl_weight=0.01, reconstruction=tversky),
-    functools.partial(pulaski_objective, distance=energy_set_loss),
-    functools.partial(
-        pulaski_objective, distance=functools.partial(energy_set_loss, unbiased=True)
-    ),
-    functools.partial(
-        pulaski_objective, distance=functools.partial(sinkhorn_set_loss, max_iterations=300)
-    ),
-)
+        return probabilistic_unet_elbo(
+            key, *args, reconstruction=reconstruction, kl_weight=kl_weight
+        )[0]
+
+    def all_masks() -> jax.Array:
+        distances = (
+            energy_set_loss,
+            functools.partial(energy_set_loss, unbiased=True),
+            functools.partial(sinkhorn_set_loss, max_iterations=300),
+        )
+
+        def distance(predictions: jax.Array, masks: jax.Array) -> jax.Array:
+            return lax.switch(method - len(BASELINES), distances, predictions, masks)
+
+        return pulaski_objective(key, *args, distance=distance, kl_weight=kl_weight)[0]
+
+    return lax.cond(method < len(BASELINES), one_mask, all_masks)
 
 
 def draw_samples(params: Any, images: jax.Array, key: jax.Array, count: int) -> jax.Array:
@@ -151,18 +162,19 @@ def draw_samples(params: Any, images: jax.Array, key: jax.Array, count: int) -> 
 
 
 def run(key: jax.Array, size: Size) -> dict[str, Any]:
-    seeds, steps, examples, tests = (3, 700, 512, 256) if size == "full" else (2, 2, 32, 8)
+    seeds, steps, count, tests = (3, 700, 512, 256) if size == "full" else (2, 2, 32, 8)
     data_key, test_key, seed_key, sample_key = jax.random.split(key, 4)
-    test = discs(test_key, tests)
+    # Made outside of the trainings' program, whose compiler would evaluate them at length.
+    test, examples = discs(test_key, tests), discs(data_key, count)
 
     def member(hyperparameters: dict[str, jax.Array], key: jax.Array) -> train.Run:
         def loss_fn(params: Any, state: Any, batch: Any, key: jax.Array) -> Any:
             draw, chosen = jax.random.split(key)
             images, masks = batch["image"], batch["masks"]
             rater = jax.random.randint(chosen, (len(images),), 0, masks.shape[1])
-            args = (draw, *networks(params), images, masks, rater)
-            branches = [lambda f=objective: f(*args)[0] for objective in OBJECTIVES]
-            values = lax.switch(hyperparameters["method"], branches)
+            values = objective(
+                hyperparameters["method"], draw, *networks(params), images, masks, rater
+            )
             return values.mean(), (state, {})
 
         def evaluate(params: Any, state: Any) -> dict[str, jax.Array]:
@@ -174,9 +186,7 @@ def run(key: jax.Array, size: Size) -> dict[str, Any]:
             }
 
         # All methods start from the same parameters and see the same examples.
-        return train.Run(
-            loss_fn, init(key), optax.adam(1e-3), discs(data_key, examples), evaluate=evaluate
-        )
+        return train.Run(loss_fn, init(key), optax.adam(1e-3), examples, evaluate=evaluate)
 
     result = train.sweep(
         member,

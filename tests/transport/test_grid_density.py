@@ -60,7 +60,7 @@ def test_the_constrained_maximiser_is_that_of_a_quadratic_programme():
         options={"ftol": 1e-13, "maxiter": 1000},
     )
     with jax.enable_x64(True):
-        p = optimal_grid_density(residual_sq, ZERO, ONE, beta=beta, num_iterations=1000)
+        p = np.asarray(optimal_grid_density(residual_sq, ZERO, ONE, beta=beta, num_iterations=1000))
         value = aas_grid_value(residual_sq, ZERO, ONE, beta=beta, num_iterations=1000)
     assert np.sum(best.x < 1e-9) > g / 5  # the constraint is active
     np.testing.assert_allclose(value, -best.fun, rtol=1e-7)

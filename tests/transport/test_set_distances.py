@@ -18,7 +18,7 @@ from lossbench.transport import (
 
 LOSSES = [
     energy_set_loss,
-    partial(sinkhorn_set_loss, blur=0.5),
+    partial(sinkhorn_set_loss, blur=0.5, tolerance=1e-6),
     partial(hausdorff_divergence, blur=0.5),
 ]
 
@@ -87,7 +87,8 @@ def test_equal_sets_are_at_distance_zero(rng, loss):
     y = rng.normal(size=(2, 4, 3)).astype(np.float32)
     x = y[:, [2, 0, 3, 1]]
     np.testing.assert_allclose(loss(x, y), 0, atol=1e-5)
-    np.testing.assert_allclose(gradient(loss, x, y), 0, atol=1e-5)
+    # The forces of two sets cancel; each has the digits of float32's distances.
+    np.testing.assert_allclose(gradient(loss, x, y), 0, atol=1e-4)
     # A doubled point is a point of twice the weight.
     doubled = np.concatenate([x, x[:, :1]], axis=1)
     weights = np.array([[0.4, 0.2, 0.2, 0.2]] * 2, np.float32)
