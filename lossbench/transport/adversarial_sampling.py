@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from lossbench._math import widen
+from lossbench._math import power_of_two_scale, widen
 from lossbench._typing import AnyArray, Float, PRNGKey, Scalar, typed
 
 
@@ -184,9 +184,9 @@ def residual_variation(
     0.5
     """
     values = widen(residual_sq)
+    values = values / power_of_two_scale(values)
     w = jnp.ones_like(values) if weights is None else _normalized(weights)
     mean = jnp.mean(w * values)
-    # Relative to the mean first: the square of a small residual would underflow.
     excess = values / jnp.where(mean > 0, mean, 1) - jnp.where(mean > 0, 1, 0)
     variance = jnp.mean(w * jnp.square(excess))
     flat = variance <= 0
@@ -213,6 +213,7 @@ def residual_wasserstein_1d(
     0.25
     """
     values = widen(residual_sq)
+    values = values / power_of_two_scale(values)
     n = values.shape[0]
     total = jnp.sum(values)
     shares = jnp.where(total > 0, values / jnp.where(total > 0, total, 1), 1 / n)

@@ -33,7 +33,7 @@ def gaussian(x):
 FIXED = {"gradient": "the residuals and the density that weighs them are held fixed"}
 ORDER = {"permutation": "the rows are the cells of a grid, whose order is their place"}
 WHOLE = dict.fromkeys(
-    ("padding", "vmap"),
+    ("bfloat16", "padding", "vmap"),
     "a grid with more rows is another grid, so the padded call is not comparable",
 )
 STAGE = Stateful(
