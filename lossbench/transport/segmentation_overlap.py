@@ -135,9 +135,9 @@ def max_dice(
     arXiv 2304.04745.
 
     >>> import jax.numpy as jnp
-    >>> samples, masks = jnp.array([[[1.0, 0.0], [0.0, 0.0]]]), jnp.array([[[1.0, 1.0]]])
-    >>> print(max_dice(samples, masks).round(3))
-    [0.667]
+    >>> samples, masks = jnp.array([[[1.0, 0, 0], [0, 0, 0]]]), jnp.array([[[1.0, 1, 1]]])
+    >>> print(max_dice(samples, masks))
+    [0.5]
     """
     common, own, other = _overlaps(samples, masks)
     total = own[:, :, None] + other[:, None]

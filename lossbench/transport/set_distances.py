@@ -212,7 +212,7 @@ def sinkhorn_set_loss(
     2312.15686.
 
     >>> import jax.numpy as jnp
-    >>> print(sinkhorn_set_loss(jnp.array([[[0.0], [2.0]]]), jnp.array([[[2.0], [2.0]]])).round(3))
+    >>> print(sinkhorn_set_loss(jnp.array([[[0.0], [2.0]]]), jnp.array([[[2.0], [2.0]]])).round(2))
     [1.]
     """
     x, y = _measure(predictions, prediction_weights), _measure(masks, mask_weights)
