@@ -142,8 +142,9 @@ def vertex_measure(
 
     >>> import jax.numpy as jnp
     >>> vertices = jnp.array([[0.0, 0, 0], [3, 0, 0], [0, 3, 0], [0, 0, 3]])
-    >>> print(vertex_measure(vertices, jnp.array([[0, 1, 2], [0, 2, 3]])).weights.round(3))
-    [0.333 0.167 0.333 0.167]
+    >>> measure = vertex_measure(vertices, jnp.array([[0, 1, 2], [0, 2, 3]]))
+    >>> print((6 * measure.weights).round(1))
+    [2. 1. 2. 1.]
     """
     positions = widen(vertices)
     shares = _shares(face_areas(vertices, faces), where)

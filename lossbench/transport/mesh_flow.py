@@ -43,8 +43,9 @@ def integrate_flow(
 
     >>> import jax.numpy as jnp
     >>> grow = lambda rate, t, x: rate * x
-    >>> print(integrate_flow(grow, 1.0, jnp.ones((1, 1)), method="rk4").round(4))
-    [[2.7183]]
+    >>> moved = integrate_flow(grow, 1.0, jnp.ones((1, 1)), method="rk4")
+    >>> print(f"{moved[0, 0]:.4f}")
+    2.7183
     """
     points = widen(points)
     horizon = jnp.asarray(horizon, points.dtype)
