@@ -77,12 +77,7 @@ def test_terms_of_the_set_objective(kl):
 
 
 def test_samples_follow_the_posterior_or_the_prior():
-    def moments(predictions, masks):
-        logits = jnp.log(predictions) - jnp.log1p(-predictions)
-        z = (logits - (2 * IMAGES - 1)[:, None])[:, :, 0, 0] / 3
-        return jnp.mean(z, axis=1) + 100j * jnp.std(z, axis=1)
-
-    means = {}
+    draws = {}
     for use_prior in (False, True):
         collected = []
 
@@ -104,12 +99,12 @@ def test_samples_follow_the_posterior_or_the_prior():
                 distance=distance,
                 use_prior=use_prior,
             )
-        means[use_prior] = np.asarray(collected[0])
+        draws[use_prior] = np.asarray(collected[0])
     shown = MASKS[np.arange(5), RATER].mean((1, 2))
-    np.testing.assert_allclose(means[False].mean(1), shown, atol=5 * np.exp(-0.5) / 2000**0.5)
-    np.testing.assert_allclose(means[False].std(1), np.exp(-0.5), rtol=0.1)
-    np.testing.assert_allclose(means[True].mean(1), IMAGES.mean((1, 2)), atol=5 / 2000**0.5)
-    np.testing.assert_allclose(means[True].std(1), np.exp(-0.25), rtol=0.1)
+    np.testing.assert_allclose(draws[False].mean(1), shown, atol=5 * np.exp(-0.5) / 2000**0.5)
+    np.testing.assert_allclose(draws[False].std(1), np.exp(-0.5), rtol=0.1)
+    np.testing.assert_allclose(draws[True].mean(1), IMAGES.mean((1, 2)), atol=5 / 2000**0.5)
+    np.testing.assert_allclose(draws[True].std(1), np.exp(-0.25), rtol=0.1)
 
 
 def test_elbo_is_cross_entropy_and_kl(kl):
