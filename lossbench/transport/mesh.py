@@ -1,7 +1,8 @@
 """Triangle meshes as measures: atoms of faces or vertices, samples, and the surface itself.
 
 A mesh is its `vertices` (v, 3) and its `faces` (f, 3), the positions of each face's corners among
-the vertices, counterclockwise seen from outside. A mask `where` (f,) tells the faces from padding.
+the vertices, counterclockwise seen from outside. Pad a mesh with faces (0, 0, 0): having no area
+they weigh nothing.
 """
 
 from typing import NamedTuple
@@ -11,7 +12,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from lossbench._math import normalize, safe_norm, sort, widen
-from lossbench._typing import AnyArray, Bool, Float, Integer, PRNGKey, Scalar, typed
+from lossbench._typing import AnyArray, Float, Integer, PRNGKey, Scalar, typed
 
 
 class MeshMeasure(NamedTuple):
@@ -75,8 +76,9 @@ def face_normals(
     return normalize(_face_vectors(vertices, faces))
 
 
-def _shares(areas: jax.Array, where: AnyArray | None) -> jax.Array:
-    areas = areas if where is None else jnp.where(where, areas, 0)
+def _shares(vertices: AnyArray, faces: AnyArray) -> jax.Array:
+    """Area of each face over that of the mesh (f,)."""
+    areas = face_areas(vertices, faces)
     total = jnp.sum(areas)
     return areas / jnp.where(total > 0, total, 1)
 
@@ -96,7 +98,6 @@ def mesh_varifold(
     faces: Integer[AnyArray, "f 3"],
     *,
     normal_weight: Scalar | None = None,
-    where: Bool[AnyArray, " f"] | None = None,
 ) -> MeshMeasure:
     """Oriented varifold of a mesh: an atom at each face's barycentre, weighted by its area.
 
@@ -105,9 +106,8 @@ def mesh_varifold(
     s^2 |n - n'|^2; a tenth of the mesh's radius is a start. None (static) leaves the normals out.
     Refining the mesh changes the measure by O(h^2) for edges of length h.
 
-    `vertices` (v, 3), `faces` (f, 3) in [0, v), `where` (f,). Returns points (f, 3) or (f, 6) and
-    weights (f,), 0 where masked; both are differentiable: stop the gradient of the weights to move
-    the atoms alone.
+    `vertices` (v, 3), `faces` (f, 3) in [0, v). Returns points (f, 3) or (f, 6) and weights (f,);
+    both are differentiable: stop the gradient of the weights to move the atoms alone.
 
     Charon and Trouve, "The varifold representation of nonoriented shapes for diffeomorphic
     registration", SIAM J. Imaging Sciences 2013; Le et al., "Diffeomorphic Mesh Deformation via
@@ -122,7 +122,7 @@ def mesh_varifold(
     """
     a, b, c = _corners(vertices, faces)
     points = _with_normals((a + b + c) / 3, face_normals(vertices, faces), normal_weight)
-    return MeshMeasure(points, _shares(face_areas(vertices, faces), where))
+    return MeshMeasure(points, _shares(vertices, faces))
 
 
 @typed
@@ -131,7 +131,6 @@ def vertex_measure(
     faces: Integer[AnyArray, "f 3"],
     *,
     normal_weight: Scalar | None = None,
-    where: Bool[AnyArray, " f"] | None = None,
 ) -> MeshMeasure:
     """A mesh's vertices, each weighted by a third of the area of the faces around it.
 
@@ -147,7 +146,7 @@ def vertex_measure(
     [2. 1. 2. 1.]
     """
     positions = widen(vertices)
-    shares = _shares(face_areas(vertices, faces), where)
+    shares = _shares(vertices, faces)
 
     def spread(values: jax.Array) -> jax.Array:
         """Sum over the faces around each vertex."""
@@ -165,7 +164,6 @@ def sample_surface(
     faces: Integer[AnyArray, "f 3"],
     *,
     num_points: int,
-    where: Bool[AnyArray, " f"] | None = None,
 ) -> SurfaceSample:
     """Points drawn uniformly from a surface, evenly spread over its faces.
 
@@ -173,8 +171,8 @@ def sample_surface(
     than one), the points uniformly within: (1 - sqrt r) a + sqrt r (1 - r') b + sqrt r r' c. They
     move with the vertices; the choice of faces has no gradient.
 
-    `vertices` (v, 3), `faces` (f, 3) in [0, v), `where` (f,); `num_points` is static. Draw one
-    point each from many keys for independent ones. O(f + n log f).
+    `vertices` (v, 3), `faces` (f, 3) in [0, v); `num_points` is static. Draw one point each from
+    many keys for independent ones. O(f + n log f).
 
     Le et al., ICLR 2024, arXiv 2305.17555 (the empirical encoding).
 
@@ -185,7 +183,7 @@ def sample_surface(
     [0 0 1 1]
     """
     a, b, c = _corners(vertices, faces)
-    shares = lax.stop_gradient(_shares(face_areas(vertices, faces), where))
+    shares = lax.stop_gradient(_shares(vertices, faces))
     turn, place = jax.random.split(key)
     heights = (jax.random.uniform(turn, (), a.dtype) + jnp.arange(num_points)) / num_points
     cumulative = jnp.cumsum(shares)
@@ -205,8 +203,6 @@ def surface_projection_cdf(
     faces: Integer[AnyArray, "f 3"],
     direction: Float[AnyArray, "3"],
     grid: Float[AnyArray, " t"],
-    *,
-    where: Bool[AnyArray, " f"] | None = None,
 ) -> Float[jax.Array, " t"]:
     """Distribution function of a surface projected on a direction, exactly.
 
@@ -214,8 +210,8 @@ def surface_projection_cdf(
     a function that is quadratic between the face's projected corners. Refining the mesh without
     moving the surface does not change it.
 
-    `vertices` (v, 3), `faces` (f, 3) in [0, v), `direction` (3,), `grid` (t,), `where` (f,).
-    Returns (t,) in [0, 1]. O(t f) time, O(t + f) memory.
+    `vertices` (v, 3), `faces` (f, 3) in [0, v), `direction` (3,), `grid` (t,). Returns (t,) in
+    [0, 1]. O(t f) time, O(t + f) memory.
 
     Le et al., ICLR 2024, arXiv 2305.17555 (the continuous encoding).
 
@@ -238,4 +234,4 @@ def surface_projection_cdf(
     falling = 1 - part(high - t, high - middle)
     inner = jnp.where(t < middle, rising, falling)
     share = jnp.where(t < low, 0, jnp.where(t >= high, 1, inner))
-    return jnp.sum(share * _shares(face_areas(vertices, faces), where), axis=1)
+    return jnp.sum(share * _shares(vertices, faces), axis=1)

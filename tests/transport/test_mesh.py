@@ -72,20 +72,19 @@ def test_varifold_atoms(sphere):
     np.testing.assert_allclose(weights, heron(mesh) / heron(mesh).sum(), rtol=1e-9)
 
 
-def test_masked_faces_have_no_weight(octahedron):
+def test_padding_has_no_weight(octahedron):
     vertices, faces = octahedron
-    padded = np.concatenate([faces, [[0, 1, 4], [0, 0, 0]]])
-    where = np.arange(10) < 8
+    padded = np.concatenate([faces, [[0, 0, 0], [0, 0, 0]]])
     for encode in (mesh_varifold, vertex_measure):
         weights = encode(vertices, faces).weights
         np.testing.assert_allclose(
-            encode(vertices, padded, where=where).weights[: len(weights)], weights, rtol=1e-6
+            encode(vertices, padded).weights[: len(weights)], weights, rtol=1e-6
         )
-    sample = sample_surface(jax.random.key(0), vertices, padded, num_points=100, where=where)
+    sample = sample_surface(jax.random.key(0), vertices, padded, num_points=100)
     assert np.all(sample.faces < 8)
     grid, direction = np.linspace(-1, 1, 9), np.array([0.6, 0.0, 0.8])
     np.testing.assert_allclose(
-        surface_cdf(vertices, padded, direction, grid, where=where),
+        surface_cdf(vertices, padded, direction, grid),
         surface_cdf(vertices, faces, direction, grid),
         atol=1e-6,
     )
