@@ -103,7 +103,10 @@ def _intersecting(vertices: jax.Array, faces: jax.Array, chunk_size: int) -> jax
         along, u_side, v_side, offset = end - origin, b - a, c - a, origin - a
         normal = jnp.cross(along, v_side)
         volume = jnp.sum(u_side * normal, axis=-1)
-        parallel = volume == 0
+        # In one plane, and far apart, all of the ratios below are rounding over rounding.
+        reach = jnp.linalg.norm(u_side, axis=-1) + jnp.linalg.norm(offset, axis=-1)
+        size = jnp.linalg.norm(along, axis=-1) * jnp.linalg.norm(v_side, axis=-1) * reach
+        parallel = jnp.abs(volume) <= 100 * jnp.finfo(volume.dtype).eps * size
         scale = 1 / jnp.where(parallel, 1, volume)
         u = jnp.sum(offset * normal, axis=-1) * scale
         turned = jnp.cross(offset, u_side)
