@@ -184,7 +184,7 @@ EXPERIMENT = Experiment(
     plot=plot,
     reported={"error: AAS, beta 0.1": "below uniform and DAS"},
     remark="The adversary is the exact one, on a grid; the flow is tried in the tests. A smoother "
-    "density is better still: beta 1 ends in half of the error of 0.1, and a fifth of uniform "
-    "points helps too. Without smoothness (DAS, beta 0.01) so few points chase the last peak of the "
+    "density is better still: beta 1 ends in half of the error of 0.1, a fifth of uniform "
+    "points helps. Without smoothness (DAS, beta 0.01) so few points chase the last peak of the "
     "residual that the rest is forgotten.",
 )
