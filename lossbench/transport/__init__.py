@@ -5,8 +5,25 @@ from typing import TYPE_CHECKING
 from lossbench._lazy import attach
 
 if TYPE_CHECKING:
+    from lossbench.transport.adversarial_sampling import (
+        AasState,
+        aas_density_objective,
+        aas_init,
+        aas_solution_loss,
+        aas_update,
+        das_cross_entropy,
+        laplacian,
+        residual_variation,
+        residual_wasserstein_1d,
+    )
     from lossbench.transport.amortized_projections import (
         amortized_sliced_wasserstein,
+    )
+    from lossbench.transport.bounded_flow import (
+        BoundedFlowParams,
+        bounded_flow_init,
+        bounded_flow_log_density,
+        bounded_flow_sample,
     )
     from lossbench.transport.control_variates import (
         ControlVariateEstimate,
@@ -14,12 +31,57 @@ if TYPE_CHECKING:
         control_variate_sliced_wasserstein,
         gaussian_control_variate,
     )
+    from lossbench.transport.grid_density import (
+        aas_grid_value,
+        grid_log_density,
+        optimal_grid_density,
+        sample_grid_density,
+    )
     from lossbench.transport.max_sliced import (
         distributional_sliced_wasserstein,
         max_sliced_wasserstein,
     )
+    from lossbench.transport.mesh import (
+        MeshMeasure,
+        SurfaceSample,
+        face_areas,
+        face_normals,
+        mesh_varifold,
+        sample_surface,
+        surface_projection_cdf,
+        vertex_measure,
+    )
+    from lossbench.transport.mesh_distances import (
+        average_symmetric_surface_distance,
+        chamfer_distance,
+        continuous_mesh_sw1,
+        mesh_sliced_wasserstein,
+        normal_consistency,
+        surface_hausdorff_distance,
+    )
+    from lossbench.transport.mesh_flow import (
+        flipped_face_fraction,
+        integrate_flow,
+        self_intersection_fraction,
+    )
     from lossbench.transport.projections import (
         sample_projections,
+    )
+    from lossbench.transport.pulaski import (
+        probabilistic_unet_elbo,
+        pulaski_objective,
+    )
+    from lossbench.transport.segmentation_overlap import (
+        focal_tversky_loss,
+        generalized_energy_distance,
+        max_dice,
+        sample_diversity,
+    )
+    from lossbench.transport.set_distances import (
+        energy_set_loss,
+        frechet_set_loss,
+        hausdorff_divergence,
+        sinkhorn_set_loss,
     )
     from lossbench.transport.sinkhorn_newton import (
         sinkhorn_newton,
@@ -43,8 +105,25 @@ if TYPE_CHECKING:
 __getattr__, __dir__, _public = attach(
     __name__,
     {
+        "adversarial_sampling": [
+            "AasState",
+            "aas_density_objective",
+            "aas_init",
+            "aas_solution_loss",
+            "aas_update",
+            "das_cross_entropy",
+            "laplacian",
+            "residual_variation",
+            "residual_wasserstein_1d",
+        ],
         "amortized_projections": [
             "amortized_sliced_wasserstein",
+        ],
+        "bounded_flow": [
+            "BoundedFlowParams",
+            "bounded_flow_init",
+            "bounded_flow_log_density",
+            "bounded_flow_sample",
         ],
         "control_variates": [
             "ControlVariateEstimate",
@@ -52,12 +131,57 @@ __getattr__, __dir__, _public = attach(
             "control_variate_sliced_wasserstein",
             "gaussian_control_variate",
         ],
+        "grid_density": [
+            "aas_grid_value",
+            "grid_log_density",
+            "optimal_grid_density",
+            "sample_grid_density",
+        ],
         "max_sliced": [
             "distributional_sliced_wasserstein",
             "max_sliced_wasserstein",
         ],
+        "mesh": [
+            "MeshMeasure",
+            "SurfaceSample",
+            "face_areas",
+            "face_normals",
+            "mesh_varifold",
+            "sample_surface",
+            "surface_projection_cdf",
+            "vertex_measure",
+        ],
+        "mesh_distances": [
+            "average_symmetric_surface_distance",
+            "chamfer_distance",
+            "continuous_mesh_sw1",
+            "mesh_sliced_wasserstein",
+            "normal_consistency",
+            "surface_hausdorff_distance",
+        ],
+        "mesh_flow": [
+            "flipped_face_fraction",
+            "integrate_flow",
+            "self_intersection_fraction",
+        ],
         "projections": [
             "sample_projections",
+        ],
+        "pulaski": [
+            "probabilistic_unet_elbo",
+            "pulaski_objective",
+        ],
+        "segmentation_overlap": [
+            "focal_tversky_loss",
+            "generalized_energy_distance",
+            "max_dice",
+            "sample_diversity",
+        ],
+        "set_distances": [
+            "energy_set_loss",
+            "frechet_set_loss",
+            "hausdorff_divergence",
+            "sinkhorn_set_loss",
         ],
         "sinkhorn_newton": [
             "sinkhorn_newton",
@@ -81,20 +205,64 @@ __getattr__, __dir__, _public = attach(
 )
 
 __all__ = [
+    "AasState",
+    "BoundedFlowParams",
     "ControlVariateEstimate",
+    "MeshMeasure",
     "SlicedEstimate",
+    "SurfaceSample",
+    "aas_density_objective",
+    "aas_grid_value",
+    "aas_init",
+    "aas_solution_loss",
+    "aas_update",
     "amortized_sliced_wasserstein",
+    "average_symmetric_surface_distance",
+    "bounded_flow_init",
+    "bounded_flow_log_density",
+    "bounded_flow_sample",
+    "chamfer_distance",
+    "continuous_mesh_sw1",
     "control_variate_mean",
     "control_variate_sliced_wasserstein",
+    "das_cross_entropy",
     "distributional_sliced_wasserstein",
+    "energy_set_loss",
+    "face_areas",
+    "face_normals",
+    "flipped_face_fraction",
+    "focal_tversky_loss",
+    "frechet_set_loss",
     "gaussian_control_variate",
+    "generalized_energy_distance",
+    "grid_log_density",
+    "hausdorff_divergence",
+    "integrate_flow",
+    "laplacian",
+    "max_dice",
     "max_sliced_wasserstein",
+    "mesh_sliced_wasserstein",
+    "mesh_varifold",
+    "normal_consistency",
+    "optimal_grid_density",
+    "probabilistic_unet_elbo",
     "projected_wasserstein",
+    "pulaski_objective",
+    "residual_variation",
+    "residual_wasserstein_1d",
+    "sample_diversity",
+    "sample_grid_density",
     "sample_projections",
+    "sample_surface",
     "sample_vmf",
+    "self_intersection_fraction",
     "sinkhorn_newton",
+    "sinkhorn_set_loss",
     "sliced_wasserstein",
     "sliced_wasserstein_estimate",
+    "surface_hausdorff_distance",
+    "surface_projection_cdf",
+    "vertex_measure",
     "vmf_log_density",
     "vmf_mean_resultant",
     "vmf_sliced_wasserstein",
