@@ -28,6 +28,16 @@ if TYPE_CHECKING:
         topk_simplex_conjugate,
     )
     from lossbench.transport.sparse_route import sparse_ot_route
+    from lossbench.transport.wasserstein_dependency import (
+        SpectralNormState,
+        critic_gradient_penalty,
+        gaussian_dependency,
+        spectral_norm_init,
+        spectral_normalize,
+        wasserstein_dependency,
+        wasserstein_dependency_dual,
+        wpc_loss,
+    )
 
 __getattr__, __dir__, _public = attach(
     __name__,
@@ -46,12 +56,25 @@ __getattr__, __dir__, _public = attach(
             "topk_simplex_conjugate",
         ],
         "sparse_route": ["sparse_ot_route"],
+        "wasserstein_dependency": [
+            "SpectralNormState",
+            "critic_gradient_penalty",
+            "gaussian_dependency",
+            "spectral_norm_init",
+            "spectral_normalize",
+            "wasserstein_dependency",
+            "wasserstein_dependency_dual",
+            "wpc_loss",
+        ],
     },
 )
 
 __all__ = [
     "SparseOTOutput",
+    "SpectralNormState",
+    "critic_gradient_penalty",
     "cyclical_monotonicity_violation",
+    "gaussian_dependency",
     "gaussian_monge_gap",
     "gaussian_ot_map",
     "monge_gap",
@@ -61,8 +84,13 @@ __all__ = [
     "sparse_ot_route",
     "sparse_ot_semi_dual",
     "sparse_simplex_projection",
+    "spectral_norm_init",
+    "spectral_normalize",
     "topk_relu_conjugate",
     "topk_simplex_conjugate",
     "transport_map_loss",
     "unexplained_variance",
+    "wasserstein_dependency",
+    "wasserstein_dependency_dual",
+    "wpc_loss",
 ]

@@ -7,15 +7,19 @@ from lossbench._math import widen
 from lossbench._typing import AnyArray, Float, typed
 
 
-@jax.custom_jvp
 def _sqrtm(matrix: jax.Array) -> jax.Array:
     """Square root of a symmetric positive semi-definite matrix."""
+    return _symmetric_sqrtm((matrix + matrix.T) / 2)
+
+
+@jax.custom_jvp
+def _symmetric_sqrtm(matrix: jax.Array) -> jax.Array:
     values, vectors = jnp.linalg.eigh(matrix)
     return (vectors * jnp.sqrt(jnp.maximum(values, 0))) @ vectors.T
 
 
-@_sqrtm.defjvp
-def _sqrtm_jvp(
+@_symmetric_sqrtm.defjvp
+def _symmetric_sqrtm_jvp(
     primals: tuple[jax.Array], tangents: tuple[jax.Array]
 ) -> tuple[jax.Array, jax.Array]:
     # R dR + dR R = dM in the eigenbasis; through eigh itself equal eigenvalues would give NaN.
@@ -29,30 +33,31 @@ def _sqrtm_jvp(
 
 @typed
 def gaussian_ot_map(
+    x: Float[AnyArray, "n d"],
     source_mean: Float[AnyArray, " d"],
     source_cov: Float[AnyArray, "d d"],
     target_mean: Float[AnyArray, " d"],
     target_cov: Float[AnyArray, "d d"],
-) -> tuple[Float[jax.Array, "d d"], Float[jax.Array, " d"]]:
-    """The optimal map between two Gaussians for the squared Euclidean cost, x -> A x + b.
+) -> Float[jax.Array, "n d"]:
+    """Images of points under the optimal map between two Gaussians, for the squared cost.
 
-    A = S1^{-1/2} (S1^{1/2} S2 S1^{1/2})^{1/2} S1^{-1/2} and b = m2 - A m1.
+    T(x) = m2 + A (x - m1) with A = S1^{-1/2} (S1^{1/2} S2 S1^{1/2})^{1/2} S1^{-1/2}.
 
-    Means (d,); covariances (d, d), symmetric, the source's positive definite. Returns A (d, d) and
-    b (d,). O(d^3).
+    `x` (n, d); means (d,); covariances (d, d), symmetric, the source's positive definite. Returns
+    (n, d). O(n d^2 + d^3).
 
     Dowson and Landau, "The Frechet distance between multivariate normal distributions", Journal of
     Multivariate Analysis, 1982.
 
     >>> import jax.numpy as jnp
-    >>> matrix, shift = gaussian_ot_map(jnp.zeros(1), jnp.eye(1), jnp.ones(1), 4 * jnp.eye(1))
-    >>> print(matrix, shift)
-    [[2.]] [1.]
+    >>> x, one = jnp.ones((1, 1)), jnp.eye(1)
+    >>> print(gaussian_ot_map(x, jnp.zeros(1), one, jnp.ones(1), 4 * one))
+    [[3.]]
     """
-    root = _sqrtm(widen(source_cov))
+    x, root = widen(x), _sqrtm(widen(source_cov))
     middle = _sqrtm(root @ widen(target_cov) @ root)
     matrix = jnp.linalg.solve(root, jnp.linalg.solve(root, middle).T)
-    return matrix, widen(target_mean) - matrix @ widen(source_mean)
+    return widen(target_mean) + (x - widen(source_mean)) @ matrix
 
 
 @typed

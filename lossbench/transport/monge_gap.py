@@ -41,9 +41,10 @@ def _entropic_solution(
     max_iters: int,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Potentials f (n,) and g (m,) and the plan (n, m) of entropic transport."""
-    # Any: ott's annotations ask for a Python number, its code does not.
+    # Any: ott's annotations ask for Python numbers, its code does not.
     scale: Any = epsilon
-    solver = sinkhorn.Sinkhorn(threshold=tol, max_iterations=max_iters)
+    threshold: Any = tol
+    solver = sinkhorn.Sinkhorn(threshold=threshold, max_iterations=max_iters)
     out = solver(linear_problem.LinearProblem(geometry.Geometry(cost, epsilon=scale), a, b))
     f, g = jnp.where(a > 0, out.f, 0), jnp.where(b > 0, out.g, 0)
     plan = jnp.exp((f[:, None] + g - cost) / epsilon)

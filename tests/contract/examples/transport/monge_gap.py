@@ -16,6 +16,9 @@ SOLVER = {"tol": 1e-9, "max_iters": 2000}
 EXAMPLES = {
     "cyclical_monotonicity_violation": Keyed((SOURCE, MAPPED), {"samples": 64}),
     "gaussian_monge_gap": Example((MATRIX, COVS[0]), rows=(), result="scalar", free=(0,)),
+    "gaussian_ot_map": Example(
+        (SOURCE, MATRIX[0], COVS[0], MATRIX[1], COVS[1]), rows=(0,), free=(0,)
+    ),
     "monge_gap": Example(
         (SOURCE, MAPPED),
         rows=(0, 1),
