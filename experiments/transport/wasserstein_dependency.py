@@ -21,7 +21,6 @@ METHODS = {
     # weight of the penalty, bound on the slope, weight decay
     "CPC": (0.0, 1.0, 0.0),
     "CPC, weight decay": (0.0, 1.0, 1e-4),
-    "WPC, slope 0.3": (10.0, 0.3, 0.0),
     "WPC, slope 1": (10.0, 1.0, 0.0),
     "WPC, slope 3": (10.0, 3.0, 0.0),
 }
@@ -57,7 +56,7 @@ def probe(features: np.ndarray, classes: np.ndarray, held_out: int) -> np.ndarra
 
 def accuracies(key: jax.Array, cells: int, size: Size) -> dict[str, dict[str, np.ndarray]]:
     """Probe accuracy of each method's encoder, mean and worst cell, for each seed."""
-    seeds, steps, known, held_out = (2, 1000, 2000, 1000) if size == "full" else (1, 10, 200, 100)
+    seeds, steps, known, held_out = (2, 600, 2000, 1000) if size == "full" else (1, 10, 200, 100)
     training, testing = map(jnp.asarray, digits())
     encoder = mlp((64 * cells, 256, 64))
 
@@ -119,7 +118,7 @@ def accuracies(key: jax.Array, cells: int, size: Size) -> dict[str, dict[str, np
 
 def run(key: jax.Array, size: Size) -> dict[str, Any]:
     results: dict[str, Any] = {}
-    for cells in (1, 4, 9) if size == "full" else (1, 9):
+    for cells in (1, 9):
         found = accuracies(jax.random.fold_in(key, cells), cells, size)
         means = found["mean"]
         best = {
@@ -149,7 +148,7 @@ def holds(results: dict[str, Any]) -> bool:
 def plot(results: dict[str, Any]) -> Figure:
     figure = Figure(figsize=(11, 4), layout="constrained")
     axes = figure.subplots(1, 2)
-    cells = [c for c in (1, 4, 9) if f"{c} cells: accuracy" in results]
+    cells = (1, 9)
     for axis, what in zip(axes, ("accuracy", "accuracy in the worst cell"), strict=True):
         for name in results[f"{cells[0]} cells: {what}"]:
             values = [np.mean(results[f"{c} cells: {what}"][name]) for c in cells]

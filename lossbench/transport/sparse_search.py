@@ -147,26 +147,25 @@ def _newton(
         direction = gamma * cho_solve(cho_factor(matrix), point.gradient)
         slope = jnp.vdot(direction, point.gradient)
 
-        def enough(size: jax.Array, new: Point) -> jax.Array:
-            armijo = new.value >= point.value + 1e-4 * size * slope
+        def attempt(size: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+            new = semi_dual(search.alpha + size * direction, problem, k)
+            return size, new.value, new.gradient
+
+        def enough(size: jax.Array, value: jax.Array, gradient: jax.Array) -> jax.Array:
+            armijo = value >= point.value + 1e-4 * size * slope
             # Near the optimum the value drowns in rounding, the slope does not.
-            flat = new.value >= point.value - 10 * eps * jnp.abs(point.value)
-            return armijo | (flat & (jnp.abs(jnp.vdot(direction, new.gradient)) <= 0.9 * slope))
+            level = value >= point.value - 10 * eps * jnp.abs(point.value)
+            return armijo | (level & (jnp.abs(jnp.vdot(direction, gradient)) <= 0.9 * slope))
 
-        def shrink(carry: tuple[jax.Array, Point]) -> tuple[jax.Array, Point]:
-            size = carry[0] / 2
-            return size, semi_dual(search.alpha + size * direction, problem, k)
-
-        one = jnp.ones_like(total)
-        size, new = lax.while_loop(
-            lambda carry: ~enough(*carry) & (carry[0] > 1e-6),
-            shrink,
-            (one, semi_dual(search.alpha + direction, problem, k)),
+        trial = lax.while_loop(
+            lambda trial: ~enough(*trial) & (trial[0] > 1e-6),
+            lambda trial: attempt(trial[0] / 2),
+            attempt(jnp.ones_like(total)),
         )
-        good = enough(size, new)
+        good, (size, _, gradient) = enough(*trial), trial
         return _Search(
             jnp.where(good, search.alpha + size * direction, search.alpha),
-            jnp.where(good, jnp.sum(jnp.abs(new.gradient)), search.error),
+            jnp.where(good, jnp.sum(jnp.abs(gradient)), search.error),
             search.steps + 1,
             good,
         )

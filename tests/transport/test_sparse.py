@@ -26,9 +26,11 @@ def problem():
 def pot_plan(problem, k):
     cost, a, b = problem
     kind = {"reg_type": "l2"} if k is None else {"reg_type": "sparsity_constrained", "max_nz": k}
-    plan, log = smooth.smooth_ot_semi_dual(
-        a, b, cost, GAMMA, stopThr=1e-14, numItermax=5000, log=True, **kind
-    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it hands scipy an option of old
+        plan, log = smooth.smooth_ot_semi_dual(
+            a, b, cost, GAMMA, stopThr=1e-14, numItermax=5000, log=True, **kind
+        )
     assert log["res"].success
     return plan, -log["res"].fun
 

@@ -6,10 +6,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from lossbench import transport
 from lossbench.bench import models
 from lossbench.bench.errors import UnknownNameError, UsageError
 from lossbench.bench.tasks.task import Batch, Task
-from lossbench.transport import gaussian_ot_map, transport_map_loss, unexplained_variance
 
 TARGETS = ("gaussian", "ring")
 _TRAIN, _HELD_OUT = 2048, 256
@@ -17,7 +17,7 @@ _TRAIN, _HELD_OUT = 2048, 256
 
 def sinkhorn_divergence(outputs: Mapping[str, jax.Array]) -> jax.Array:
     """Return the Sinkhorn divergence of the images from the target sample."""
-    return transport_map_loss(
+    return transport.transport_map_loss(
         outputs["source"], outputs["mapped"], outputs["target"], gap_weight=0.0, max_iters=200
     )
 
@@ -41,7 +41,7 @@ def transport_map(*, dimension: int = 2, target: str = "gaussian") -> Task:
     metrics: dict[str, Callable] = {"sinkhorn divergence": sinkhorn_divergence}
     if target == "gaussian":
         metrics = {
-            "unexplained variance": lambda outputs: unexplained_variance(
+            "unexplained variance": lambda outputs: transport.unexplained_variance(
                 outputs["mapped"], outputs["optimal"], cov
             ),
             **metrics,
@@ -59,7 +59,7 @@ def transport_map(*, dimension: int = 2, target: str = "gaussian") -> Task:
         return {
             "source": x,
             "target": y,
-            "optimal": gaussian_ot_map(x, origin, identity, mean, cov),
+            "optimal": transport.gaussian_ot_map(x, origin, identity, mean, cov),
         }
 
     def splits(key: jax.Array) -> dict[str, Batch]:
