@@ -279,8 +279,8 @@ def gaussian_dependency(correlation: Float[AnyArray, "*shape"]) -> Float[jax.Arr
     squared, 0 at independence, at most 4 - 2 sqrt 2 at r = 1, where the mutual information is
     infinite. Independent pairs add up.
 
-    Correlations in [-1, 1], of any shape; the derivative at the ends is taken as that of the other
-    root. Returns the same shape.
+    Correlations in [-1, 1], of any shape, beyond them as at the ends, where the derivative is taken
+    as that of the other root. Returns the same shape.
 
     Ozair et al., NeurIPS 2019, arXiv 1903.11780, and the Bures distance.
 
@@ -288,5 +288,6 @@ def gaussian_dependency(correlation: Float[AnyArray, "*shape"]) -> Float[jax.Arr
     >>> print(gaussian_dependency(jnp.array([0.0, 1.0])).round(3))
     [0.    1.172]
     """
-    r = widen(correlation)
-    return 4 - 2 * safe_sqrt(1 + r) - 2 * safe_sqrt(1 - r)
+    r = jnp.clip(widen(correlation), -1, 1)
+    # (sqrt(1 + r) - 1)^2 + (sqrt(1 - r) - 1)^2, without their cancellation.
+    return (r / (1 + safe_sqrt(1 + r))) ** 2 + (r / (1 + safe_sqrt(1 - r))) ** 2
