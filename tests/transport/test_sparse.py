@@ -80,7 +80,7 @@ def test_k_1_is_the_unregularised_semi_dual(problem):
     exact, log = ot.emd2(a, b, cost, log=True)
     with jax.enable_x64(True):
         value = sparse_ot_semi_dual(log["u"], *problem, k=1, gamma=GAMMA)
-    np.testing.assert_allclose(value - GAMMA / 2 * np.sum(b**2), exact, rtol=1e-10)
+    np.testing.assert_allclose(float(value) - GAMMA / 2 * np.sum(b**2), exact, rtol=1e-10)
 
 
 def sparse_optimum(cost, a, b, k):
