@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from lossbench.train.loop import Run
     from lossbench.train.sharding import make_mesh
     from lossbench.train.sweep import SweepResult, sweep
+    from lossbench.train.transport_map import fit_transport_map
 
 __getattr__, __dir__, _public = attach(
     __name__,
@@ -19,6 +20,7 @@ __getattr__, __dir__, _public = attach(
         "loop": ["Run"],
         "sharding": ["make_mesh"],
         "sweep": ["SweepResult", "sweep"],
+        "transport_map": ["fit_transport_map"],
     },
 )
 
@@ -30,6 +32,7 @@ __all__ = [
     "Run",
     "SweepResult",
     "fit",
+    "fit_transport_map",
     "make_mesh",
     "sweep",
 ]

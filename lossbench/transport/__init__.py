@@ -31,6 +31,11 @@ if TYPE_CHECKING:
         control_variate_sliced_wasserstein,
         gaussian_control_variate,
     )
+    from lossbench.transport.gaussian import (
+        gaussian_monge_gap,
+        gaussian_ot_map,
+        unexplained_variance,
+    )
     from lossbench.transport.grid_density import (
         aas_grid_value,
         grid_log_density,
@@ -64,6 +69,12 @@ if TYPE_CHECKING:
         integrate_flow,
         self_intersection_fraction,
     )
+    from lossbench.transport.monge_gap import (
+        cyclical_monotonicity_violation,
+        monge_gap,
+        monge_gap_displacements,
+        transport_map_loss,
+    )
     from lossbench.transport.projections import (
         sample_projections,
     )
@@ -92,6 +103,20 @@ if TYPE_CHECKING:
         sliced_wasserstein,
         sliced_wasserstein_estimate,
     )
+    from lossbench.transport.sparse import (
+        SparseOTOutput,
+        sparse_ot,
+        sparse_ot_dual,
+        sparse_ot_semi_dual,
+    )
+    from lossbench.transport.sparse_conjugates import (
+        sparse_simplex_projection,
+        topk_relu_conjugate,
+        topk_simplex_conjugate,
+    )
+    from lossbench.transport.sparse_route import (
+        sparse_ot_route,
+    )
     from lossbench.transport.von_mises_fisher import (
         sample_vmf,
         vmf_log_density,
@@ -100,6 +125,16 @@ if TYPE_CHECKING:
     )
     from lossbench.transport.wasserstein_1d import (
         wasserstein_1d,
+    )
+    from lossbench.transport.wasserstein_dependency import (
+        SpectralNormState,
+        critic_gradient_penalty,
+        gaussian_dependency,
+        spectral_norm_init,
+        spectral_normalize,
+        wasserstein_dependency,
+        wasserstein_dependency_dual,
+        wpc_loss,
     )
 
 __getattr__, __dir__, _public = attach(
@@ -130,6 +165,11 @@ __getattr__, __dir__, _public = attach(
             "control_variate_mean",
             "control_variate_sliced_wasserstein",
             "gaussian_control_variate",
+        ],
+        "gaussian": [
+            "gaussian_monge_gap",
+            "gaussian_ot_map",
+            "unexplained_variance",
         ],
         "grid_density": [
             "aas_grid_value",
@@ -164,6 +204,12 @@ __getattr__, __dir__, _public = attach(
             "integrate_flow",
             "self_intersection_fraction",
         ],
+        "monge_gap": [
+            "cyclical_monotonicity_violation",
+            "monge_gap",
+            "monge_gap_displacements",
+            "transport_map_loss",
+        ],
         "projections": [
             "sample_projections",
         ],
@@ -192,6 +238,20 @@ __getattr__, __dir__, _public = attach(
             "sliced_wasserstein",
             "sliced_wasserstein_estimate",
         ],
+        "sparse": [
+            "SparseOTOutput",
+            "sparse_ot",
+            "sparse_ot_dual",
+            "sparse_ot_semi_dual",
+        ],
+        "sparse_conjugates": [
+            "sparse_simplex_projection",
+            "topk_relu_conjugate",
+            "topk_simplex_conjugate",
+        ],
+        "sparse_route": [
+            "sparse_ot_route",
+        ],
         "von_mises_fisher": [
             "sample_vmf",
             "vmf_log_density",
@@ -200,6 +260,16 @@ __getattr__, __dir__, _public = attach(
         ],
         "wasserstein_1d": [
             "wasserstein_1d",
+        ],
+        "wasserstein_dependency": [
+            "SpectralNormState",
+            "critic_gradient_penalty",
+            "gaussian_dependency",
+            "spectral_norm_init",
+            "spectral_normalize",
+            "wasserstein_dependency",
+            "wasserstein_dependency_dual",
+            "wpc_loss",
         ],
     },
 )
@@ -210,6 +280,8 @@ __all__ = [
     "ControlVariateEstimate",
     "MeshMeasure",
     "SlicedEstimate",
+    "SparseOTOutput",
+    "SpectralNormState",
     "SurfaceSample",
     "aas_density_objective",
     "aas_grid_value",
@@ -225,6 +297,8 @@ __all__ = [
     "continuous_mesh_sw1",
     "control_variate_mean",
     "control_variate_sliced_wasserstein",
+    "critic_gradient_penalty",
+    "cyclical_monotonicity_violation",
     "das_cross_entropy",
     "distributional_sliced_wasserstein",
     "energy_set_loss",
@@ -234,6 +308,9 @@ __all__ = [
     "focal_tversky_loss",
     "frechet_set_loss",
     "gaussian_control_variate",
+    "gaussian_dependency",
+    "gaussian_monge_gap",
+    "gaussian_ot_map",
     "generalized_energy_distance",
     "grid_log_density",
     "hausdorff_divergence",
@@ -243,6 +320,8 @@ __all__ = [
     "max_sliced_wasserstein",
     "mesh_sliced_wasserstein",
     "mesh_varifold",
+    "monge_gap",
+    "monge_gap_displacements",
     "normal_consistency",
     "optimal_grid_density",
     "probabilistic_unet_elbo",
@@ -260,11 +339,25 @@ __all__ = [
     "sinkhorn_set_loss",
     "sliced_wasserstein",
     "sliced_wasserstein_estimate",
+    "sparse_ot",
+    "sparse_ot_dual",
+    "sparse_ot_route",
+    "sparse_ot_semi_dual",
+    "sparse_simplex_projection",
+    "spectral_norm_init",
+    "spectral_normalize",
     "surface_hausdorff_distance",
     "surface_projection_cdf",
+    "topk_relu_conjugate",
+    "topk_simplex_conjugate",
+    "transport_map_loss",
+    "unexplained_variance",
     "vertex_measure",
     "vmf_log_density",
     "vmf_mean_resultant",
     "vmf_sliced_wasserstein",
     "wasserstein_1d",
+    "wasserstein_dependency",
+    "wasserstein_dependency_dual",
+    "wpc_loss",
 ]

@@ -7,13 +7,17 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from lossbench.bench.errors import UnknownNameError
-from lossbench.bench.tasks import classification, transport
+from lossbench.bench.tasks import classification, transport, transport_map
 from lossbench.bench.tasks.classification import classification_task, from_folder
 from lossbench.bench.tasks.task import Task
 
 __all__ = ["TASKS", "Task", "classification_task", "from_folder", "load_task"]
 
-TASKS: Mapping[str, Callable[..., Task]] = {**classification.TASKS, **transport.TASKS}
+TASKS: Mapping[str, Callable[..., Task]] = {
+    **classification.TASKS,
+    **transport.TASKS,
+    **transport_map.TASKS,
+}
 
 
 def load_task(name: str, **settings: Any) -> Task:

@@ -1,0 +1,50 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lossbench.transport import sparse_ot, sparse_ot_route
+
+CROWDED = jnp.array([2.0, 0.0, 0.0, 0.0])
+
+
+@pytest.fixture
+def similarity():
+    logits = np.random.default_rng(0).normal(size=(32, 4)) + CROWDED
+    return jax.nn.softmax(logits)
+
+
+def test_experts_take_their_capacity_and_the_weights_are_the_similarities(similarity):
+    weights = np.asarray(sparse_ot_route(similarity, k=8))
+    np.testing.assert_array_equal((weights > 0).sum(0), 8)
+    np.testing.assert_array_equal(weights, np.where(weights > 0, similarity, 0))
+
+
+def test_long_routing_covers_the_tokens_that_the_plan_covers(similarity):
+    routed = sparse_ot_route(similarity, k=8, steps=3000, gamma=0.02)
+    one_each = jnp.ones(32)
+    out = sparse_ot(-similarity, one_each, jnp.full(4, 8.0), k=8, gamma=0.02, tol=1e-3)
+    np.testing.assert_array_equal(np.sum(routed > 0, 1) > 0, np.sum(out.matrix, 1) > 0)
+    greedy = sparse_ot_route(similarity, k=8, steps=0)
+    assert np.sum(routed.sum(1) == 0) < np.sum(greedy.sum(1) == 0)
+
+
+def test_tokens_choose_and_loads_even_out(similarity):
+    loads = {
+        steps: np.sum(
+            sparse_ot_route(similarity, k=2, choose="experts", steps=steps, gamma=0.05) > 0, 0
+        )
+        for steps in (0, 300)
+    }
+    assert loads[0].sum() == loads[300].sum() == 64
+    assert np.ptp(loads[300]) < np.ptp(loads[0]) / 2
+
+
+def test_absent_tokens_are_never_taken(similarity):
+    there = np.arange(32) < 20
+    garbage = jnp.where(there[:, None], similarity, jnp.nan)
+    for choose, k in (("tokens", 5), ("experts", 1)):
+        weights = sparse_ot_route(garbage, k=k, choose=choose, where=there)
+        short = sparse_ot_route(similarity[:20], k=k, choose=choose)
+        np.testing.assert_allclose(weights[:20], short)
+        np.testing.assert_array_equal(weights[20:], 0)
