@@ -10,13 +10,13 @@ gradients on S, whose diagonal must be formed without cancellation, since where 
 permutation it is the tiny rest that the direction is about.
 """
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
+from lossbench.transport._schur import Point, conjugate_gradients, evaluate, schur_operator
 from lossbench.transport._strips import Dense, Streamed, Sweep
 
 _STAGE_RATIO = 3.0  # epsilon falls by this from stage to stage
@@ -38,15 +38,6 @@ class Newton(NamedTuple):
     converged: jax.Array
 
 
-class _Point(NamedTuple):
-    """An iterate v, and what the kernel says of it."""
-
-    v: jax.Array
-    u: jax.Array
-    columns: jax.Array
-    error: jax.Array
-
-
 class _State(NamedTuple):
     g: jax.Array
     f: jax.Array
@@ -62,78 +53,9 @@ class _State(NamedTuple):
     products: jax.Array
 
 
-def _evaluate(sweep: Sweep, v: jax.Array, log_a: jax.Array, a: jax.Array, b: jax.Array) -> _Point:
-    """Evaluate candidates `v`, `(l, m)`, for the price of two products."""
-
-    def fn(kernel: jax.Array, shift: jax.Array, log_a: jax.Array) -> Any:
-        rows = lax.dot_general(jnp.exp(v), kernel, (((1,), (1,)), ((), ())), precision="highest")
-        u = log_a - jnp.log(rows)
-        return (u,), (jnp.matmul(jnp.exp(u), kernel, precision="highest"),)
-
-    (u,), (sums,) = sweep(fn, log_a.astype(v.dtype))
-    columns = jnp.exp(v) * sums
-    return _Point(v, u, columns, jnp.abs(b - columns).sum(-1))
-
-
-def conjugate_gradients(
-    operator: Callable[[jax.Array], jax.Array],
-    diagonal: jax.Array,
-    rhs: jax.Array,
-    *,
-    tolerance: jax.Array,
-    max_iterations: int,
-) -> tuple[jax.Array, jax.Array]:
-    """Solve `operator(x) = rhs` to a residual of `tolerance` times the first one, in L1."""
-    target = tolerance * jnp.abs(rhs).sum()
-
-    def cond(carry: Any) -> jax.Array:
-        _, residual, _, _, step = carry
-        return (jnp.abs(residual).sum() > target) & (step < max_iterations)
-
-    def body(carry: Any) -> Any:
-        x, residual, direction, inner, step = carry
-        image = operator(direction)
-        length = inner / (direction @ image)
-        x, residual = x + length * direction, residual - length * image
-        scaled = residual / diagonal
-        new_inner = residual @ scaled
-        return x, residual, scaled + new_inner / inner * direction, new_inner, step + 1
-
-    scaled = rhs / diagonal
-    start = (jnp.zeros_like(rhs), rhs, scaled, rhs @ scaled, jnp.asarray(0))
-    x, _, _, _, steps = lax.while_loop(cond, body, start)
-    return x, steps
-
-
-def schur_operator(
-    sweep: Sweep, v: jax.Array, weights: jax.Array, columns: jax.Array, shift: jax.Array
-) -> tuple[Callable[[jax.Array], jax.Array], jax.Array]:
-    """Return q -> (S + shift diag(columns)) q and its diagonal; `weights` are e^(2u) / a."""
-    scale = jnp.exp(v)
-
-    def square(kernel: jax.Array, _: jax.Array, weights: jax.Array) -> Any:
-        return (), (jnp.matmul(weights, kernel * kernel, precision="highest"),)
-
-    _, (squares,) = sweep(square, weights)
-    # sum_i P_ij (1 - P_ij / a_i), which may be as small as rounding lets it be.
-    smallest = 10 * jnp.finfo(v.dtype).eps * columns
-    diagonal = jnp.maximum(columns - scale**2 * squares, smallest) + shift * columns
-    diagonal = jnp.where(columns > 0, diagonal, 1)
-
-    def operator(q: jax.Array) -> jax.Array:
-        def product(kernel: jax.Array, _: jax.Array, weights: jax.Array) -> Any:
-            image = jnp.matmul(kernel, scale * q, precision="highest")
-            return (), (jnp.matmul(weights * image, kernel, precision="highest"),)
-
-        _, (image,) = sweep(product, weights)
-        return (1 + shift) * columns * q - scale * image
-
-    return operator, diagonal
-
-
 def _direction(
     sweep: Sweep,
-    point: _Point,
+    point: Point,
     a: jax.Array,
     b: jax.Array,
     tolerance: jax.Array,
@@ -166,7 +88,7 @@ def _direction(
 def _newton_steps(
     sweep: Sweep,
     narrow: Sweep,
-    point: _Point,
+    point: Point,
     counts: tuple[jax.Array, ...],
     a: jax.Array,
     b: jax.Array,
@@ -176,13 +98,13 @@ def _newton_steps(
     narrow_dtype: Any,
     max_products: int,
     max_iterations: int,
-) -> tuple[_Point, tuple[jax.Array, ...]]:
+) -> tuple[Point, tuple[jax.Array, ...]]:
     """Take Newton steps on one kernel until it converges, is worn out, or no longer helps."""
     dtype = point.v.dtype
     log_a, log_b = jnp.log(a), jnp.where(b > 0, jnp.log(jnp.where(b > 0, b, 1)), 0)
     tiny = jnp.finfo(dtype).tiny
 
-    def sinkhorn(point: _Point) -> jax.Array:
+    def sinkhorn(point: Point) -> jax.Array:
         v = point.v + log_b - jnp.log(jnp.maximum(point.columns, tiny))
         return jnp.where(b > 0, v, 0)
 
@@ -196,7 +118,7 @@ def _newton_steps(
         step, solved = _direction(narrow, point, a, b, tolerance, narrow_dtype, max_products)
         lengths = jnp.asarray(_STEPS, dtype)
         tried = jnp.concatenate([point.v + lengths[:, None] * step, sinkhorn(point)[None]])
-        found = _evaluate(sweep, tried, log_a, a, b)
+        found = evaluate(sweep, tried, log_a, a, b)
         # Differences first: what is left of the objective's change is then well above rounding.
         rise = jnp.where(a > 0, a * (found.u - point.u), 0).sum(-1) + (found.v - point.v) @ b
         rise = jnp.where(jnp.isfinite(rise) & jnp.isfinite(found.error), rise, -jnp.inf)
@@ -208,7 +130,7 @@ def _newton_steps(
         taken = jax.tree.map(lambda array: array[chosen], found)
         # Sinkhorn's sweep after it mends what is local, for the price of one conjugate gradient.
         point = jax.tree.map(
-            lambda array: array[0], _evaluate(sweep, sinkhorn(taken)[None], log_a, a, b)
+            lambda array: array[0], evaluate(sweep, sinkhorn(taken)[None], log_a, a, b)
         )
         better = point.error < 0.9 * best
         counts = (
@@ -257,7 +179,7 @@ def _phase(
         if narrow_dtype != dtype:
             narrow = operator.sweep(g, state.epsilon, narrow_dtype)
         start = jnp.zeros((1, b.shape[0]), dtype)
-        point = _evaluate(sweep, start, jnp.log(narrow_a), narrow_a, narrow_b)
+        point = evaluate(sweep, start, jnp.log(narrow_a), narrow_a, narrow_b)
         point = jax.tree.map(lambda array: array[0], point)
         last = state.epsilon <= epsilon
         counts = (
@@ -360,49 +282,3 @@ def newton(
         products=state.products,
         converged=state.error < tolerance,
     )
-
-
-def solve_marginals(
-    operator: Dense | Streamed,
-    a: jax.Array,
-    b: jax.Array,
-    g: jax.Array,
-    epsilon: jax.Array,
-    row_rhs: jax.Array,
-    column_rhs: jax.Array,
-) -> tuple[jax.Array, jax.Array]:
-    """Solve [diag(a) P; P^T diag(c)] (p; q) = (row_rhs; column_rhs) at the potential g.
-
-    Linear in the right-hand sides, forward and backward. What changes the mass of one side only
-    has no solution; its part along the gauge (1, -1) is dropped, and q is orthogonal to c.
-    """
-    sweep = operator.sweep(g, epsilon, b.dtype)
-    zero = jnp.zeros_like(b)
-    point = jax.tree.map(lambda array: array[0], _evaluate(sweep, zero[None], jnp.log(a), a, b))
-    scale, columns = jnp.exp(point.u), point.columns
-    safe_a = jnp.where(a > 0, a, 1)
-    weights = jnp.where(a > 0, scale**2 / safe_a, 0)
-    matrix, diagonal = schur_operator(sweep, zero, weights, columns, jnp.zeros((), b.dtype))
-
-    def solve(_: Any, rhs: jax.Array) -> jax.Array:
-        rhs = rhs - columns * (rhs.sum() / columns.sum())
-        accuracy = jnp.asarray(jnp.finfo(b.dtype).eps ** 0.75, b.dtype)
-        q, _ = conjugate_gradients(matrix, diagonal, rhs, tolerance=accuracy, max_iterations=3000)
-        return q - (columns @ q) / columns.sum()
-
-    def to_columns(p: jax.Array) -> jax.Array:
-        def product(kernel: jax.Array, _: jax.Array, p: jax.Array) -> Any:
-            return (), (jnp.matmul(p, kernel, precision="highest"),)
-
-        return sweep(product, scale * p)[1][0]
-
-    def to_rows(q: jax.Array) -> jax.Array:
-        def product(kernel: jax.Array, _: jax.Array) -> Any:
-            return (jnp.matmul(kernel, q, precision="highest"),), ()
-
-        return scale * sweep(product)[0][0]
-
-    row_rhs = jnp.where(a > 0, row_rhs, 0) / safe_a
-    rhs = jnp.where(b > 0, column_rhs - to_columns(row_rhs), 0)
-    q = lax.custom_linear_solve(matrix, rhs, solve, symmetric=True)
-    return row_rhs - to_rows(q) / safe_a, q

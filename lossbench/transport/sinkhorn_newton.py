@@ -12,7 +12,8 @@ from ott.problems.linear import linear_problem
 from ott.solvers.linear import sinkhorn
 
 from lossbench._typing import AnyArray, Float, Scalar, check, typed
-from lossbench.transport._newton import Newton, newton, solve_marginals
+from lossbench.transport._newton import Newton, newton
+from lossbench.transport._schur import solve_marginals
 from lossbench.transport._sparse_newton import sparse_newton
 from lossbench.transport._strips import Dense, Streamed
 
@@ -43,7 +44,8 @@ def sinkhorn_newton(
       problem: a balanced `LinearProblem`, or a geometry (uniform marginals). Points of zero mass
         are allowed; their potential is -inf, as in ott. A `PointCloud` with `batch_size` is
         streamed: no more than `batch_size x m` of the kernel lives at once, and each conjugate
-        gradient iteration then costs `n m` exponentials. Potentials have the unit of the cost.
+        gradient iteration then costs `n m` exponentials. (ott 0.6's own operations on such a
+        geometry do not run under jax 0.10, so give its epsilon and scale as numbers.)
       tolerance: L1 error of the marginals at which to stop, relative to the mass; None is 1e-9 in
         float64 and 1e-6 in float32. It is measured on the kernel in hand. In float32 the
         potentials themselves are rounded, which adds about `1e-7 max|C| / epsilon`; only float64
@@ -106,19 +108,20 @@ def sinkhorn_newton(
     if tolerance is None:
         tolerance = 1e-9 if dtype == jnp.float64 else 1e-6
     operator: Dense | Streamed
-    if isinstance(geom, pointcloud.PointCloud) and geom.is_online:
+    if isinstance(geom, pointcloud.PointCloud) and geom.batch_size is not None:
         scale = jnp.asarray(geom.inv_scale_cost, dtype)
         operator = Streamed(
             geom.x.astype(dtype), geom.y.astype(dtype), scale, geom.cost_fn, geom.batch_size
         )
     else:
         operator = Dense(geom.cost_matrix.astype(dtype))
-    tolerance = jnp.asarray(tolerance, dtype) * b.sum().astype(dtype)
+    a, b, epsilon = a.astype(dtype), b.astype(dtype), jnp.asarray(geom.epsilon, dtype)
+    tolerance = jnp.asarray(tolerance, dtype) * b.sum()
     solution = _solve(
         operator,
-        a.astype(dtype),
-        b.astype(dtype),
-        jnp.asarray(geom.epsilon, dtype),
+        a,
+        b,
+        epsilon,
         lax.stop_gradient(tolerance),
         None if init is None else lax.stop_gradient(jnp.asarray(init, dtype)),
         max_iterations,
@@ -128,11 +131,31 @@ def sinkhorn_newton(
     return sinkhorn.SinkhornOutput(
         potentials=(solution.f, solution.g),
         errors=solution.errors,
+        reg_ot_cost=_regularized_cost(operator, solution.f, solution.g, a, b, epsilon),
         ot_prob=problem,
         threshold=tolerance,
         converged=solution.converged,
         inner_iterations=1,
-    ).set_cost(problem, lse_mode=True, use_danskin=True)
+    )
+
+
+def _regularized_cost(
+    operator: Dense | Streamed,
+    f: jax.Array,
+    g: jax.Array,
+    a: jax.Array,
+    b: jax.Array,
+    epsilon: jax.Array,
+) -> jax.Array:
+    """Return the dual value, ott's `reg_ot_cost`; by the envelope theorem f and g stay fixed."""
+    f, g = lax.stop_gradient((f, g))
+    plan_rows, _ = operator.marginals(f, g, epsilon)
+    value = epsilon * (a.sum() * b.sum() - plan_rows.sum())
+    for potential, weights in ((f, a), (g, b)):
+        there = weights > 0
+        excess = jnp.where(there, potential, 0) - epsilon * jnp.log(jnp.where(there, weights, 1))
+        value += jnp.where(there, weights * excess, 0).sum()
+    return value
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(6, 7, 8))
@@ -189,11 +212,12 @@ def _solution_jvp(
         operator, a, b, g, epsilon, epsilon * (a_dot - rows_dot), epsilon * (b_dot - columns_dot)
     )
     counts = (solution.iterations, solution.products, solution.converged)
+    none: Any = [np.zeros(count.shape, jax.dtypes.float0) for count in counts]
     tangent = Newton(
         f_dot,
         g_dot,
         jnp.zeros_like(solution.errors),
-        *(np.zeros(count.shape, jax.dtypes.float0) for count in counts),
+        *none,
     )
     return solution, tangent
 

@@ -168,7 +168,7 @@ def test_streamed_points_give_what_the_matrix_gives():
     def value_and_gradient(x, y, a, batch_size):
         def value(x, y, a):
             geom = pointcloud.PointCloud(
-                x, y, costs.PNormP(1.5), epsilon=0.05, scale_cost="max_cost", batch_size=batch_size
+                x, y, costs.PNormP(1.5), epsilon=0.05, scale_cost=3.0, batch_size=batch_size
             )
             output = sinkhorn_newton(linear_problem.LinearProblem(geom, a, b), tolerance=1e-12)
             return output.g[0] - output.g[1] + output.reg_ot_cost, output.f
@@ -300,7 +300,7 @@ def test_unbalanced_and_streamed_sparse_problems_are_refused():
         sinkhorn_newton(linear_problem.LinearProblem(geom, a, b, tau_a=0.5))
     with pytest.raises(ValueError, match="init must have the shape of b"):
         sinkhorn_newton(linear_problem.LinearProblem(geom, a, b), init=jnp.zeros(3))
-    cloud = pointcloud.PointCloud(jnp.ones((4, 2)), jnp.ones((4, 2)), batch_size=2)
+    cloud = pointcloud.PointCloud(jnp.ones((4, 2)), jnp.ones((4, 2)), epsilon=0.1, batch_size=2)
     with pytest.raises(ValueError, match="without batch_size"):
         sinkhorn_newton(cloud, method="sparse")
     with pytest.raises(TypeError, match="problem"):
