@@ -255,7 +255,7 @@ def newton(
     )
     # (kernel, directions, exit): half the traffic as long as float32 can tell right from wrong.
     phases: list[tuple[Any, Any, Any, int, int]] = [
-        (jnp.float32, jnp.float32, 2e-6 * mass, 4, 100),
+        (jnp.float32, jnp.float32, 2e-5 * mass, 3, 100),
         (jnp.float64, jnp.float64, 0.0, 30, 1000),
     ]
     if outer != jnp.float64:
