@@ -45,7 +45,7 @@ def maps(key: jax.Array, dimension: int, size: Size) -> dict[str, Any]:
                 batch["target"],
                 gap_weight=h["weight"],
                 gap_relative_epsilon=0.02,
-                max_iters=40,
+                max_iterations=40,
             )
             return value, (state, {})
 
@@ -69,7 +69,7 @@ def maps(key: jax.Array, dimension: int, size: Size) -> dict[str, Any]:
     images = jax.vmap(lambda params: image(params, fresh))(result.params)
 
     def land(mapped: jax.Array) -> jax.Array:
-        return transport_map_loss(fresh, mapped, target[4096:], gap_weight=0.0, max_iters=500)
+        return transport_map_loss(fresh, mapped, target[4096:], gap_weight=0.0, max_iterations=500)
 
     def gap(mapped: jax.Array) -> float:
         cost = cdist(fresh, mapped, "sqeuclidean")

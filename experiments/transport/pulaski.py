@@ -140,7 +140,7 @@ def objective(method: jax.Array, key: jax.Array, *args: Any) -> jax.Array:
         distances = (
             energy_set_loss,
             functools.partial(energy_set_loss, unbiased=True),
-            functools.partial(sinkhorn_set_loss, max_iterations=300),
+            functools.partial(sinkhorn_set_loss),
         )
 
         def distance(predictions: jax.Array, masks: jax.Array) -> jax.Array:

@@ -37,7 +37,7 @@ def trade_off(key: jax.Array, size: Size) -> dict[str, Any]:
     with jax.enable_x64(True):
         solve = jax.jit(
             lambda cost, gamma, k: sparse_ot(
-                cost, gamma=gamma, k=k, init=jnp.zeros(n), max_iters=steps, tol=1e-6
+                cost, gamma=gamma, k=k, init=jnp.zeros(n), max_iterations=steps, tolerance=1e-6
             ),
             static_argnums=2,
         )
@@ -91,7 +91,7 @@ def route(key: jax.Array, size: Size) -> dict[str, Any]:
 
     ones, load = np.ones(tokens), np.full(experts, float(capacity))
     with jax.enable_x64(True):
-        converged = sparse_ot(-similarity, ones, load, k=capacity, gamma=0.01, tol=1e-3)
+        converged = sparse_ot(-similarity, ones, load, k=capacity, gamma=0.01, tolerance=1e-3)
         routed = {
             "truncated top-1": truncated(),
             "Sinkhorn": top_of(ot.sinkhorn(ones, load, -similarity, 0.05)),

@@ -54,7 +54,7 @@ def fit_transport_map(
         log_every: as in `fit`.
         checkpoint: as in `fit`.
         progress: as in `fit`.
-        **hyperparameters: go to the loss: `cost_fn`, `max_iters`, ...
+        **hyperparameters: go to the loss: `cost_fn`, `max_iterations`, ...
 
     Raises as `fit` does; `ValueError` where a batch is larger than the target.
 

@@ -15,10 +15,10 @@ from jax import lax
 from jax.scipy.special import xlogy
 from ott.geometry import geometry
 from ott.problems.linear import linear_problem
-from ott.solvers.linear import sinkhorn
 
 from lossbench._math import masked_mean, pairwise_euclidean, pairwise_squared_euclidean, widen
 from lossbench._typing import AnyArray, Bool, Float, PRNGKey, Scalar, typed
+from lossbench.transport.sinkhorn_newton import sinkhorn_newton
 
 Cost = Literal["squared_euclidean", "euclidean"] | Callable[[Any, Any], Any]
 Kind = Literal["entropic", "debiased", "exact"]
@@ -37,15 +37,14 @@ def _entropic_solution(
     epsilon: jax.Array,
     a: jax.Array,
     b: jax.Array,
-    tol: jax.Array,
-    max_iters: int,
+    tolerance: jax.Array,
+    max_iterations: int,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Potentials f (n,) and g (m,) and the plan (n, m) of entropic transport."""
-    # Any: ott's annotations ask for Python numbers, its code does not.
+    # Any: ott's annotations ask for a Python number, its code does not.
     scale: Any = epsilon
-    threshold: Any = tol
-    solver = sinkhorn.Sinkhorn(threshold=threshold, max_iterations=max_iters)
-    out = solver(linear_problem.LinearProblem(geometry.Geometry(cost, epsilon=scale), a, b))
+    problem = linear_problem.LinearProblem(geometry.Geometry(cost, epsilon=scale), a, b)
+    out = sinkhorn_newton(problem, tolerance=tolerance, max_iterations=max_iterations)
     f, g = jnp.where(a > 0, out.f, 0), jnp.where(b > 0, out.g, 0)
     plan = jnp.exp((f[:, None] + g - cost) / epsilon)
     return f, g, jnp.where((a[:, None] > 0) & (b > 0), plan, 0)
@@ -57,11 +56,11 @@ def _entropic_cost(
     epsilon: jax.Array,
     a: jax.Array,
     b: jax.Array,
-    tol: jax.Array,
-    max_iters: int,
+    tolerance: jax.Array,
+    max_iterations: int,
 ) -> jax.Array:
     """min_P <P, C> - epsilon H(P) over the couplings of the weights a and b."""
-    return _envelope(cost, epsilon, a, b, tol, max_iters)[0]
+    return _envelope(cost, epsilon, a, b, tolerance, max_iterations)[0]
 
 
 def _envelope(
@@ -69,10 +68,10 @@ def _envelope(
     epsilon: jax.Array,
     a: jax.Array,
     b: jax.Array,
-    tol: jax.Array,
-    max_iters: int,
+    tolerance: jax.Array,
+    max_iterations: int,
 ) -> tuple[jax.Array, jax.Array]:
-    f, g, plan = _entropic_solution(cost, epsilon, a, b, tol, max_iters)
+    f, g, plan = _entropic_solution(cost, epsilon, a, b, tolerance, max_iterations)
     # The dual value: its error is the square of the plan's.
     value = jnp.vdot(f, a) + jnp.vdot(g, b) - epsilon * (jnp.sum(plan) - jnp.sum(a))
     return value, plan
@@ -80,11 +79,11 @@ def _envelope(
 
 @_entropic_cost.defjvp
 def _entropic_cost_jvp(
-    max_iters: int, primals: tuple[jax.Array, ...], tangents: tuple[jax.Array, ...]
+    max_iterations: int, primals: tuple[jax.Array, ...], tangents: tuple[jax.Array, ...]
 ) -> tuple[jax.Array, jax.Array]:
-    cost, epsilon, a, b, tol = primals
+    cost, epsilon, a, b, tolerance = primals
     # The envelope theorem: the plan stays as it is.
-    value, plan = _envelope(cost, epsilon, a, b, tol, max_iters)
+    value, plan = _envelope(cost, epsilon, a, b, tolerance, max_iterations)
     change = jnp.vdot(plan, tangents[0]) + tangents[1] * jnp.sum(xlogy(plan, plan))
     return value, change
 
@@ -128,8 +127,8 @@ def monge_gap(
     kind: Kind = "entropic",
     epsilon: Scalar | None = None,
     relative_epsilon: Scalar = 0.01,
-    tol: Scalar = 1e-3,
-    max_iters: int = 2000,
+    tolerance: Scalar = 1e-3,
+    max_iterations: int = 100,
     where: Bool[AnyArray, " n"] | None = None,
 ) -> Float[jax.Array, ""]:
     """Monge gap of a map, from its values at a sample: 0 where it is optimal for its own image.
@@ -149,8 +148,8 @@ def monge_gap(
             optimal assignment, O(n^3) one step after the other, for small n.
         epsilon: strength of the entropy; by default `relative_epsilon` times the mean cost.
         relative_epsilon: see there; at 0.1 the gap pulls towards the mean, also at optimal maps.
-        tol: marginal error (l1) of the plan.
-        max_iters: static, most iterations of the solver.
+        tolerance: marginal error (l1) of the plan.
+        max_iterations: static, most iterations of the solver.
         where: which points are there.
 
     Returns a scalar in the cost's units, 0 with everything masked. O(n^2 (d + iterations)).
@@ -173,12 +172,12 @@ def monge_gap(
         rows, columns = optax.assignment.hungarian_algorithm(far)
         return moved - masked_mean(cost[rows, columns], there[rows])
     epsilon = _epsilon(cost, weights, epsilon, relative_epsilon)
-    tol = jnp.asarray(tol, cost.dtype)
-    least = _entropic_cost(cost, epsilon, weights, weights, tol, max_iters)
+    tolerance = jnp.asarray(tolerance, cost.dtype)
+    least = _entropic_cost(cost, epsilon, weights, weights, tolerance, max_iterations)
     if kind == "debiased":
         for points in (x, y):
             own = _cost_matrix(points, points, cost_fn)
-            least -= _entropic_cost(own, epsilon, weights, weights, tol, max_iters) / 2
+            least -= _entropic_cost(own, epsilon, weights, weights, tolerance, max_iterations) / 2
     return jnp.where(jnp.any(there), moved - least, 0)
 
 
@@ -190,8 +189,8 @@ def monge_gap_displacements(
     cost_fn: Cost = "squared_euclidean",
     epsilon: Scalar | None = None,
     relative_epsilon: Scalar = 0.01,
-    tol: Scalar = 1e-3,
-    max_iters: int = 2000,
+    tolerance: Scalar = 1e-3,
+    max_iterations: int = 100,
     where: Bool[AnyArray, " n"] | None = None,
 ) -> Float[jax.Array, " n"]:
     """What each point adds to the entropic Monge gap: which of them are sent astray.
@@ -212,8 +211,8 @@ def monge_gap_displacements(
     x, y, weights, there = lax.stop_gradient(_pairs(source, mapped, where))
     cost = _cost_matrix(x, y, cost_fn)
     epsilon = lax.stop_gradient(_epsilon(cost, weights, epsilon, relative_epsilon))
-    tol = jnp.asarray(tol, cost.dtype)
-    f, g, _ = _entropic_solution(cost, epsilon, weights, weights, tol, max_iters)
+    tolerance = jnp.asarray(tolerance, cost.dtype)
+    f, g, _ = _entropic_solution(cost, epsilon, weights, weights, tolerance, max_iterations)
     return jnp.where(there, jnp.diagonal(cost) - f - g, 0)
 
 
@@ -227,8 +226,8 @@ def transport_map_loss(
     gap_weight: Scalar = 1.0,
     gap_relative_epsilon: Scalar = 0.01,
     fitting_relative_epsilon: Scalar = 0.1,
-    tol: Scalar = 1e-3,
-    max_iters: int = 2000,
+    tolerance: Scalar = 1e-3,
+    max_iterations: int = 100,
 ) -> Float[jax.Array, ""]:
     """Loss of a map that is to be the optimal one to the target: that it lands, and by short ways.
 
@@ -253,19 +252,19 @@ def transport_map_loss(
     a, b = jnp.full(n, 1 / n, own.dtype), jnp.full(m, 1 / m, own.dtype)
     epsilon = _epsilon(own, b, None, fitting_relative_epsilon)
     across, within = pairwise_squared_euclidean(mapped, target), pairwise_squared_euclidean(mapped)
-    threshold = jnp.asarray(tol, own.dtype)
+    threshold = jnp.asarray(tolerance, own.dtype)
     divergence = (
-        _entropic_cost(across, epsilon, a, b, threshold, max_iters)
-        - _entropic_cost(within, epsilon, a, a, threshold, max_iters) / 2
-        - _entropic_cost(own, epsilon, b, b, threshold, max_iters) / 2
+        _entropic_cost(across, epsilon, a, b, threshold, max_iterations)
+        - _entropic_cost(within, epsilon, a, a, threshold, max_iterations) / 2
+        - _entropic_cost(own, epsilon, b, b, threshold, max_iterations) / 2
     )
     gap = monge_gap(
         source,
         mapped,
         cost_fn=cost_fn,
         relative_epsilon=gap_relative_epsilon,
-        tol=tol,
-        max_iters=max_iters,
+        tolerance=tolerance,
+        max_iterations=max_iterations,
     )
     return divergence + jnp.asarray(gap_weight, gap.dtype) * gap
 

@@ -7,7 +7,7 @@ volume) and is flattened: distances are Euclidean over its entries.
 """
 
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -112,16 +112,14 @@ def _potential(
     max_iterations: int,
 ) -> jax.Array:
     """The potential g (m,) of the columns at the solution of an entropic problem."""
-    from ott.geometry.epsilon_scheduler import Epsilon
     from ott.geometry.geometry import Geometry
     from ott.problems.linear.linear_problem import LinearProblem
-    from ott.solvers.linear.sinkhorn import Sinkhorn
 
-    # Epsilon falls slowly from a million times its target: started at the target, the potentials
-    # would need as many steps as the ratio of the cost to it.
-    schedule = Epsilon(epsilon, init=1e6, decay=0.95)
-    solve = Sinkhorn(threshold=tolerance, max_iterations=max_iterations, implicit_diff=None)
-    out = solve(LinearProblem(Geometry(cost, epsilon=schedule), a, b))
+    from lossbench.transport.sinkhorn_newton import sinkhorn_newton
+
+    scale: Any = epsilon  # ott's annotation asks for a Python number, its code does not
+    problem = LinearProblem(Geometry(cost, epsilon=scale), a, b)
+    out = sinkhorn_newton(problem, tolerance=tolerance, max_iterations=max_iterations)
     # ott's plan is exp((f + g - c) / epsilon); ours has the weights in front.
     g = out.g - epsilon * jnp.log(jnp.where(b > 0, b, 1))
     return jnp.where(b > 0, g, 0)
@@ -192,7 +190,7 @@ def sinkhorn_set_loss(
     prediction_weights: Weights = None,
     mask_weights: Float[AnyArray, "b r"] | None = None,
     tolerance: float = 1e-4,
-    max_iterations: int = 1000,
+    max_iterations: int = 100,
 ) -> Float[jax.Array, " b"]:
     """Sinkhorn divergence between the sets of predictions and of masks, for each item.
 

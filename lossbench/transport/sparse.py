@@ -38,7 +38,7 @@ class SparseOTOutput(NamedTuple):
         beta: `(m,)`, the potential of the targets.
         value: the dual optimum, at most the optimum of the sparsity-constrained problem.
         marginal_error: l1 distance of the plan's row sums from `a`; the column sums are exact.
-        num_iters: steps taken at the target k.
+        iterations: steps taken at the target k.
         converged: whether the marginal error is at most the tolerance.
     """
 
@@ -48,7 +48,7 @@ class SparseOTOutput(NamedTuple):
     beta: jax.Array
     value: jax.Array
     marginal_error: jax.Array
-    num_iters: jax.Array
+    iterations: jax.Array
     converged: jax.Array
 
     @property
@@ -63,13 +63,13 @@ class SparseOTOutput(NamedTuple):
 def _potential(
     problem: Problem,
     init: jax.Array | None,
-    tol: jax.Array,
-    max_iters: jax.Array,
+    tolerance: jax.Array,
+    max_iterations: jax.Array,
     k: int | None,
     method: Method,
 ) -> tuple[jax.Array, jax.Array]:
     """The optimal potential and the steps it took; differentiable by the problem."""
-    return search_potential(problem, init, tol, max_iters, k, method)
+    return search_potential(problem, init, tolerance, max_iterations, k, method)
 
 
 @_potential.defjvp
@@ -117,8 +117,8 @@ def sparse_ot(
     k: int | None = None,
     gamma: Scalar = 1.0,
     method: Method = "lbfgs",
-    tol: Scalar = 1e-6,
-    max_iters: int = 500,
+    tolerance: Scalar = 1e-6,
+    max_iterations: int = 500,
     init: Float[AnyArray, " n"] | None = None,
 ) -> SparseOTOutput:
     """Optimal transport by plans with at most k nonzeros in each column.
@@ -143,8 +143,8 @@ def sparse_ot(
         gamma: strength of the regularisation, positive.
         method: static. "lbfgs", O(n m) memory; or "newton", semismooth with a dense system, few
             steps of O(n^2 (n + m)), for plans of high accuracy where k is no active bound.
-        tol: marginal error (l1) at which to stop; below 1e-5 it wants float64.
-        max_iters: most steps.
+        tolerance: marginal error (l1) at which to stop; below 1e-5 it wants float64.
+        max_iterations: most steps.
         init: potential of the sources to start from.
 
     Raises `ValueError` for k < 1. A step costs a few O(n m log k); the derivative O(n^2 (n + m)).
@@ -169,7 +169,7 @@ def sparse_ot(
 
     problem = Problem(cost, masses(a, n), masses(b, m), _as(gamma))
     start = None if init is None else _as(init)
-    alpha, steps = _potential(problem, start, _as(tol), jnp.int32(max_iters), k, method)
+    alpha, steps = _potential(problem, start, _as(tolerance), jnp.int32(max_iterations), k, method)
     point = semi_dual(alpha, problem, k)
     values, rows, tau, _ = point.columns
     error = jnp.sum(jnp.abs(point.gradient))
@@ -180,8 +180,8 @@ def sparse_ot(
         beta=-tau,
         value=point.value,
         marginal_error=error,
-        num_iters=steps,
-        converged=error <= _as(tol),
+        iterations=steps,
+        converged=error <= _as(tolerance),
     )
 
 

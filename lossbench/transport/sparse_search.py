@@ -101,8 +101,8 @@ class _Search(NamedTuple):
     moved: jax.Array
 
 
-def _goes_on(search: _Search, tol: jax.Array, max_iters: jax.Array) -> jax.Array:
-    return (search.error > tol) & (search.steps < max_iters) & search.moved
+def _goes_on(search: _Search, tolerance: jax.Array, max_iterations: jax.Array) -> jax.Array:
+    return (search.error > tolerance) & (search.steps < max_iterations) & search.moved
 
 
 def _start(alpha: jax.Array, problem: Problem, k: int | None) -> _Search:
@@ -111,7 +111,11 @@ def _start(alpha: jax.Array, problem: Problem, k: int | None) -> _Search:
 
 
 def _lbfgs(
-    alpha: jax.Array, problem: Problem, k: int | None, tol: jax.Array, max_iters: jax.Array
+    alpha: jax.Array,
+    problem: Problem,
+    k: int | None,
+    tolerance: jax.Array,
+    max_iterations: jax.Array,
 ) -> _Search:
     optimizer = optax.lbfgs()
 
@@ -131,11 +135,17 @@ def _lbfgs(
         return _Search(alpha, error, search.steps + 1, jnp.any(alpha != search.alpha)), state
 
     begin = _start(alpha, problem, k), optimizer.init(alpha)
-    return lax.while_loop(lambda carry: _goes_on(carry[0], tol, max_iters), step, begin)[0]
+    return lax.while_loop(lambda carry: _goes_on(carry[0], tolerance, max_iterations), step, begin)[
+        0
+    ]
 
 
 def _newton(
-    alpha: jax.Array, problem: Problem, k: int | None, tol: jax.Array, max_iters: jax.Array
+    alpha: jax.Array,
+    problem: Problem,
+    k: int | None,
+    tolerance: jax.Array,
+    max_iterations: jax.Array,
 ) -> _Search:
     n, gamma, total = len(alpha), problem.gamma, jnp.sum(problem.b)
     eps = jnp.finfo(alpha.dtype).eps
@@ -171,7 +181,7 @@ def _newton(
         )
 
     return lax.while_loop(
-        lambda search: _goes_on(search, tol, max_iters), step, _start(alpha, problem, k)
+        lambda search: _goes_on(search, tolerance, max_iterations), step, _start(alpha, problem, k)
     )
 
 
@@ -198,13 +208,13 @@ def _anneal(solver: Callable[..., _Search], alpha: jax.Array, problem: Problem) 
 def search_potential(
     problem: Problem,
     init: jax.Array | None,
-    tol: jax.Array,
-    max_iters: jax.Array,
+    tolerance: jax.Array,
+    max_iterations: jax.Array,
     k: int | None,
     method: Method,
 ) -> tuple[jax.Array, jax.Array]:
     """Maximise the semi-dual: the potential, with mean 0, and the steps it took."""
     solver = {"lbfgs": _lbfgs, "newton": _newton}[method]
     start = _anneal(solver, jnp.zeros_like(problem.a), problem) if init is None else init
-    search = solver(start, problem, k, tol, max_iters)
+    search = solver(start, problem, k, tolerance, max_iterations)
     return search.alpha - jnp.mean(search.alpha), search.steps

@@ -4,14 +4,16 @@
 """
 
 import functools
+import inspect
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from assertions import assert_close, assert_finite, assert_identical
-from kinds import Example, Keyed, Stateful
+from kinds import Example, Keyed, Solver, Stateful
 from loss_examination import LossExamination
 
 Check = Callable[[], None]
@@ -19,11 +21,16 @@ Check = Callable[[], None]
 
 def examine(
     fn: Callable[..., Any],
-    example: Example | Stateful | Keyed,
+    example: Example | Stateful | Keyed | Solver,
     checks: tuple[str, ...] | None = None,
 ) -> dict[str, str | None]:
     """Run every check, or those named, and say what each found."""
-    kinds: dict[type, type] = {Example: LossExamination, Stateful: _StatefulPair, Keyed: _Random}
+    kinds: dict[type, type] = {
+        Example: LossExamination,
+        Stateful: _StatefulPair,
+        Keyed: _Random,
+        Solver: _Solver,
+    }
     examination = kinds[type(example)](fn, example)
     # Accelerators multiply in fewer bits by default: that is the user's choice, not ours to judge.
     with jax.default_matmul_precision("highest"):
@@ -118,3 +125,55 @@ class _Random:
 
     def finite(self) -> None:
         assert_finite(self.drawn, "result")
+
+
+class _Solver:
+    def __init__(self, fn: Callable[..., Any], example: Solver) -> None:
+        self.fn, self.example = fn, example
+        self.jitted = jax.jit(self.call)
+
+    def call(self, problem: Any) -> Any:
+        return self.fn(problem, **self.example.kwargs)
+
+    @functools.cached_property
+    def solved(self) -> tuple[Any, Any]:
+        return self.jitted(self.example.problem(0)), self.jitted(self.example.problem(1))
+
+    def eager(self) -> None:
+        eager = self.example.value(self.call(self.example.problem(0)))
+        assert_close(eager, self.example.value(self.solved[0]), "eager against jit", 1e-4)
+
+    def vmap(self) -> None:
+        both = jax.tree.map(lambda *leaves: jnp.stack(leaves), *map(self.example.problem, range(2)))
+        values = jax.jit(jax.vmap(lambda problem: self.example.value(self.call(problem))))(both)
+        looped = jnp.stack([self.example.value(output) for output in self.solved])
+        assert_close(values, looped, "vmap over problems against the loop", 1e-4)
+
+    def gradient(self) -> None:
+        """Central differences along a random direction through the problem, in float64."""
+        with jax.enable_x64(True):
+            leaves, structure = jax.tree.flatten(self.example.problem(0))
+            leaves = [jnp.asarray(leaf, jnp.float64) for leaf in leaves]
+            rng = np.random.default_rng(0)
+            direction = [1e-1 * rng.normal(size=leaf.shape) * leaf for leaf in leaves]
+
+            @jax.jit
+            def value(leaves: Any) -> Any:
+                return self.example.value(self.call(jax.tree.unflatten(structure, leaves)))
+
+            gradient = jax.jit(jax.grad(value))(leaves)
+            got = sum(jnp.sum(g * d) for g, d in zip(gradient, direction, strict=True))
+            step = 1e-4
+            ahead, behind = (
+                value([x + sign * step * d for x, d in zip(leaves, direction, strict=True)])
+                for sign in (1, -1)
+            )
+            assert_close(got, (ahead - behind) / (2 * step), "gradient", 1e-5)
+
+    def finite(self) -> None:
+        assert_finite([self.example.value(output) for output in self.solved], "value")
+
+    def wrong_type(self) -> None:
+        parameter = next(iter(inspect.signature(self.fn).parameters))
+        with pytest.raises(TypeError, match=parameter):
+            self.fn("no problem", **self.example.kwargs)

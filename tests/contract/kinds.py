@@ -66,3 +66,18 @@ class Keyed:
     skip: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     checks = ("eager", "vmap", "same_key", "key_styles", "finite")
+
+
+@dataclasses.dataclass(frozen=True)
+class Solver:
+    """A function of one problem, a pytree: `problem(seed)` makes it, the same shapes each time.
+
+    `value(output)` is the scalar by which derivatives are examined.
+    """
+
+    problem: Callable[[int], Any]
+    value: Callable[[Any], Any]
+    kwargs: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    skip: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+    checks = ("eager", "vmap", "gradient", "finite", "wrong_type")

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from examination import examine
-from kinds import Example, Keyed, Stateful
+from kinds import Example, Keyed, Solver, Stateful
 
 import lossbench
 
@@ -24,10 +24,10 @@ def public_functions(family: str) -> dict[str, Callable[..., Any]]:
     return {name: member for name, member in members.items() if inspect.isroutine(member)}
 
 
-def examples(family: str) -> Mapping[str, Example | Stateful | Keyed]:
+def examples(family: str) -> Mapping[str, Example | Stateful | Keyed | Solver]:
     """The examples of a family: one file, or a folder with a file for each of its ideas."""
     folder = Path(__file__).parent / "examples"
-    found: dict[str, Example | Stateful | Keyed] = {}
+    found: dict[str, Example | Stateful | Keyed | Solver] = {}
     for path in (folder / f"{family}.py", *sorted((folder / family).glob("*.py"))):
         if not path.exists():
             continue

@@ -32,7 +32,7 @@ def test_linear_map_between_gaussians_becomes_the_optimal_one(gap_weight):
         batch_size=64,
         optimizer=optax.adam(0.05),
         gap_weight=gap_weight,
-        max_iters=100,
+        max_iterations=100,
         progress=False,
     )
     assert int(result.state) == 150

@@ -47,7 +47,7 @@ def test_value_gradient_and_displacements_are_pots(points):
     cost = squared(x, y)
     plan = pot_plan(cost)
     with jax.enable_x64(True):
-        solver = {"epsilon": EPSILON, "tol": 1e-11, "max_iters": 20_000}
+        solver = {"epsilon": EPSILON, "tolerance": 1e-11, "max_iterations": 20_000}
         value, (by_x, by_y) = jax.jit(
             jax.value_and_grad(lambda x, y: monge_gap(x, y, **solver), (0, 1))
         )(x, y)
@@ -69,7 +69,7 @@ def test_value_gradient_and_displacements_are_pots(points):
 )
 def test_value_is_otts(points, ours, theirs):
     x, y = (jnp.asarray(p, jnp.float32) for p in points)
-    value = monge_gap(x, y, cost_fn=ours, epsilon=EPSILON, tol=1e-5)
+    value = monge_gap(x, y, cost_fn=ours, epsilon=EPSILON, tolerance=1e-5)
     # The two lines of ott's own, whose module needs diffrax.
     moved = jnp.mean(jax.vmap(theirs)(x, y))
     geometry = pointcloud.PointCloud(x, y, cost_fn=theirs, epsilon=EPSILON)
@@ -83,7 +83,9 @@ def test_debiased_is_the_sinkhorn_divergences(points):
         pot_cost(squared(x, y)) - (pot_cost(squared(x, x)) + pot_cost(squared(y, y))) / 2
     )
     with jax.enable_x64(True):
-        value = monge_gap(x, y, kind="debiased", epsilon=EPSILON, tol=1e-9, max_iters=20_000)
+        value = monge_gap(
+            x, y, kind="debiased", epsilon=EPSILON, tolerance=1e-9, max_iterations=20_000
+        )
     np.testing.assert_allclose(value, expected, rtol=1e-7)
 
 
@@ -98,7 +100,7 @@ def test_exact_is_scipys_assignment_and_bounds_the_entropic(points):
         inverse = np.argsort(columns)
         np.testing.assert_allclose(gradient, 2 / N * (x[inverse] - x), atol=1e-10)
         for epsilon in (0.05, 1.0):
-            gap = monge_gap(x, y, epsilon=epsilon, tol=1e-6)
+            gap = monge_gap(x, y, epsilon=epsilon, tolerance=1e-6)
             floor = epsilon * np.log(N)
             assert exact + floor - 1e-6 <= gap <= exact + 2 * floor + 1e-6
 
@@ -127,7 +129,7 @@ def test_points_that_are_not_there_change_nothing(points, kind):
     where = np.arange(N + 3) < N
 
     def gap(x, y, where):
-        return monge_gap(x, y, kind=kind, epsilon=EPSILON, tol=1e-5, where=where)
+        return monge_gap(x, y, kind=kind, epsilon=EPSILON, tolerance=1e-5, where=where)
 
     long = np.concatenate([x, pad]), np.concatenate([y, pad])
     value, gradient = jax.value_and_grad(gap, 1)(*long, where)
@@ -157,6 +159,6 @@ def test_loss_is_otts_divergence_and_the_gap(points):
         pointcloud.PointCloud, mapped, target, epsilon=epsilon, solve_kwargs={"threshold": 1e-5}
     )
     for weight in (0.0, 2.0):
-        loss = transport_map_loss(x, mapped, target, gap_weight=weight, tol=1e-5)
-        gap = monge_gap(x, mapped, tol=1e-5)
+        loss = transport_map_loss(x, mapped, target, gap_weight=weight, tolerance=1e-5)
+        gap = monge_gap(x, mapped, tolerance=1e-5)
         np.testing.assert_allclose(loss, divergence + weight * gap, rtol=1e-3)

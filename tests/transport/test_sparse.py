@@ -39,7 +39,7 @@ def pot_plan(problem, k):
 @pytest.mark.parametrize("k", [None, 6])
 def test_plan_and_value_are_pots(problem, k, method):
     with jax.enable_x64(True):
-        out = sparse_ot(*problem, k=k, gamma=GAMMA, method=method, tol=1e-9)
+        out = sparse_ot(*problem, k=k, gamma=GAMMA, method=method, tolerance=1e-9)
         assert out.converged
         plan, value = pot_plan(problem, k)
         np.testing.assert_allclose(out.matrix, plan, atol=1e-6)
@@ -123,7 +123,7 @@ def test_dual_bounds_the_sparse_problem_and_is_tight_where_rows_are_right():
         cost = rng.uniform(size=(3, 3)) ** 2
         a, b = rng.dirichlet(np.full(3, 5.0)), rng.dirichlet(np.full(3, 5.0))
         with jax.enable_x64(True):
-            out = sparse_ot(cost, a, b, k=2, gamma=GAMMA, tol=1e-9)
+            out = sparse_ot(cost, a, b, k=2, gamma=GAMMA, tolerance=1e-9)
         optimum = sparse_optimum(cost, a, b, 2)
         assert out.value <= optimum + 1e-9
         if out.converged:
@@ -134,9 +134,9 @@ def test_dual_bounds_the_sparse_problem_and_is_tight_where_rows_are_right():
 
 def test_every_iterate_is_sparse_with_exact_columns(problem):
     with jax.enable_x64(True):
-        out = sparse_ot(*problem, k=2, gamma=GAMMA, max_iters=3, tol=1e-9)
+        out = sparse_ot(*problem, k=2, gamma=GAMMA, max_iterations=3, tolerance=1e-9)
         assert not out.converged
-        assert out.num_iters == 3
+        assert out.iterations == 3
         matrix = np.asarray(out.matrix)
         np.testing.assert_allclose(matrix.sum(0), problem[2], rtol=1e-12)
         assert (matrix > 0).sum(0).max() <= 2
@@ -157,7 +157,7 @@ def test_derivatives_are_those_of_the_whole_solution(problem):
 
         @jax.jit
         def solved(cost, a, b, gamma):
-            out = sparse_ot(cost, a, b, k=6, gamma=gamma, method="newton", tol=1e-13)
+            out = sparse_ot(cost, a, b, k=6, gamma=gamma, method="newton", tolerance=1e-13)
             return jnp.stack([jnp.sum(weights * out.matrix), jnp.sum(jnp.sin(out.alpha))])
 
         step = 1e-6
@@ -177,7 +177,7 @@ def test_derivatives_are_those_of_the_whole_solution(problem):
 def test_derivative_at_a_plan_that_is_an_assignment_is_finite():
     cost = 1 - jnp.eye(4)
     out, change = jax.jvp(
-        lambda c: sparse_ot(c, gamma=0.1, method="newton", tol=1e-5).values,
+        lambda c: sparse_ot(c, gamma=0.1, method="newton", tolerance=1e-5).values,
         (cost,),
         (jnp.ones((4, 4)).at[0, 1].set(-1.0),),
     )
@@ -192,7 +192,7 @@ def test_sources_without_mass_and_vmap(problem):
     masses = np.stack([a, empty / empty.sum()])
 
     def solve(a):
-        out = sparse_ot(cost, a, b, gamma=GAMMA, method="newton", tol=1e-5)
+        out = sparse_ot(cost, a, b, gamma=GAMMA, method="newton", tolerance=1e-5)
         return out.matrix, out.converged
 
     plans, converged = jax.jit(jax.vmap(solve))(masses)

@@ -23,7 +23,7 @@ def test_experts_take_their_capacity_and_the_weights_are_the_similarities(simila
 def test_long_routing_covers_the_tokens_that_the_plan_covers(similarity):
     routed = sparse_ot_route(similarity, k=8, steps=3000, gamma=0.02)
     one_each = jnp.ones(32)
-    out = sparse_ot(-similarity, one_each, jnp.full(4, 8.0), k=8, gamma=0.02, tol=1e-3)
+    out = sparse_ot(-similarity, one_each, jnp.full(4, 8.0), k=8, gamma=0.02, tolerance=1e-3)
     np.testing.assert_array_equal(np.sum(routed > 0, 1) > 0, np.sum(out.matrix, 1) > 0)
     greedy = sparse_ot_route(similarity, k=8, steps=0)
     assert np.sum(routed.sum(1) == 0) < np.sum(greedy.sum(1) == 0)

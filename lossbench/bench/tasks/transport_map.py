@@ -18,7 +18,7 @@ _TRAIN, _HELD_OUT = 2048, 256
 def sinkhorn_divergence(outputs: Mapping[str, jax.Array]) -> jax.Array:
     """Return the Sinkhorn divergence of the images from the target sample."""
     return transport.transport_map_loss(
-        outputs["source"], outputs["mapped"], outputs["target"], gap_weight=0.0, max_iters=200
+        outputs["source"], outputs["mapped"], outputs["target"], gap_weight=0.0, max_iterations=200
     )
 
 

@@ -11,7 +11,7 @@ FACTORS = rng.normal(size=(2, 4, 4)).astype(np.float32)
 COVS = FACTORS @ FACTORS.transpose(0, 2, 1) + np.eye(4, dtype=np.float32)
 
 # Solved to rounding, so that finite differences see the derivative and not the tolerance.
-SOLVER = {"tol": 1e-9, "max_iters": 2000}
+SOLVER = {"tolerance": 1e-9, "max_iterations": 2000}
 
 EXAMPLES = {
     "cyclical_monotonicity_violation": Keyed((SOURCE, MAPPED), {"samples": 64}),

@@ -39,7 +39,7 @@ EXAMPLES = {
     "sinkhorn_set_loss": Example(
         (PREDICTIONS, MASKS),
         rows=(0, 1),
-        kwargs={"tolerance": 1e-9, "max_iterations": 500},
+        kwargs={"tolerance": 1e-9, "max_iterations": 100},
         traced=BLUR,
     ),
 }

@@ -16,7 +16,7 @@ GAMMA = {"gamma": (0.7, 1.5)}
 
 def solve(alpha, cost):
     """A stream of problems, each started from the potential of the one before."""
-    out = sparse_ot(cost, SOURCES, TARGETS, k=3, gamma=0.5, tol=1e-4, init=alpha)
+    out = sparse_ot(cost, SOURCES, TARGETS, k=3, gamma=0.5, tolerance=1e-4, init=alpha)
     return (out.values, out.rows, out.value), out.alpha
 
 
