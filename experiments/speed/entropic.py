@@ -78,7 +78,7 @@ def problems(n: int) -> dict[str, Problem]:
     return {name: (cost / cost.max(), a, b) for name, (cost, a, b) in found.items()}
 
 
-def marginal_error(plan: np.ndarray, a: np.ndarray, b: np.ndarray) -> float:
+def marginal_error(plan: np.ndarray, a: np.ndarray | jax.Array, b: np.ndarray | jax.Array) -> float:
     error = np.abs(plan.sum(1) - a).sum() + np.abs(plan.sum(0) - b).sum()
     return float(error) if np.isfinite(error) else np.inf
 
@@ -250,7 +250,7 @@ def growth() -> dict[str, Any]:
         times = [timed(partial(compiled, *arguments))[0] for _ in range(3)]
         seconds = statistics.median(times)
         found["seconds"].setdefault("ours", []).append(seconds)
-        memory = compiled.memory_analysis()
+        memory: Any = compiled.memory_analysis()
         found["bytes"].setdefault("ours", []).append(
             memory.temp_size_in_bytes + memory.argument_size_in_bytes
         )

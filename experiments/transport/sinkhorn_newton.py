@@ -57,10 +57,11 @@ def solvers() -> dict[str, Solver]:
 
     def sweeps(omega: float) -> Solver:
         # ott measures one marginal, every tenth sweep; both together may be twice as far off.
+        make_momentum: Any = acceleration.Momentum  # a dataclass, but not to the type checker
         solver = sinkhorn.Sinkhorn(
             threshold=TOLERANCE / 4,
             max_iterations=SWEEPS,
-            momentum=acceleration.Momentum(value=omega),
+            momentum=make_momentum(value=omega),
         )
         return jax.jit(
             lambda cost, epsilon: solver(

@@ -101,7 +101,7 @@ def _newton_steps(
 ) -> tuple[Point, tuple[jax.Array, ...]]:
     """Take Newton steps on one kernel until it converges, is worn out, or no longer helps."""
     dtype = point.v.dtype
-    log_a, log_b = jnp.log(a), jnp.where(b > 0, jnp.log(jnp.where(b > 0, b, 1)), 0)
+    log_b = jnp.log(jnp.where(b > 0, b, 1))
     tiny = jnp.finfo(dtype).tiny
 
     def sinkhorn(point: Point) -> jax.Array:
@@ -118,7 +118,7 @@ def _newton_steps(
         step, solved = _direction(narrow, point, a, b, tolerance, narrow_dtype, max_products)
         lengths = jnp.asarray(_STEPS, dtype)
         tried = jnp.concatenate([point.v + lengths[:, None] * step, sinkhorn(point)[None]])
-        found = evaluate(sweep, tried, log_a, a, b)
+        found = evaluate(sweep, tried, a, b)
         # Differences first: what is left of the objective's change is then well above rounding.
         rise = jnp.where(a > 0, a * (found.u - point.u), 0).sum(-1) + (found.v - point.v) @ b
         rise = jnp.where(jnp.isfinite(rise) & jnp.isfinite(found.error), rise, -jnp.inf)
@@ -129,9 +129,7 @@ def _newton_steps(
         chosen = jnp.where(rise.max() > noise, rise.argmax(), least.argmin())
         taken = jax.tree.map(lambda array: array[chosen], found)
         # Sinkhorn's sweep after it mends what is local, for the price of one conjugate gradient.
-        point = jax.tree.map(
-            lambda array: array[0], evaluate(sweep, sinkhorn(taken)[None], log_a, a, b)
-        )
+        point = jax.tree.map(lambda array: array[0], evaluate(sweep, sinkhorn(taken)[None], a, b))
         better = point.error < 0.9 * best
         counts = (
             jnp.where(better, point.error, best),
@@ -166,10 +164,14 @@ def _phase(
     outer = state.g.dtype
     narrow_a, narrow_b = a.astype(dtype), b.astype(dtype)
 
+    def finished(error: Any, aim: Any, iterations: Any, best_step: Any) -> jax.Array:
+        # Written so that it is true of an error that is not a number.
+        return ~(error >= aim) | (iterations - best_step >= patience)
+
     def cond(state: _State) -> jax.Array:
-        last = state.epsilon <= epsilon
-        waiting = state.iterations - state.best_step < patience
-        done = last & ((state.error < tolerance) | ~waiting)
+        done = (state.epsilon <= epsilon) & finished(
+            state.error, tolerance, state.iterations, state.best_step
+        )
         return ~done & (state.iterations < max_iterations)
 
     def body(state: _State) -> _State:
@@ -179,9 +181,10 @@ def _phase(
         if narrow_dtype != dtype:
             narrow = operator.sweep(g, state.epsilon, narrow_dtype)
         start = jnp.zeros((1, b.shape[0]), dtype)
-        point = evaluate(sweep, start, jnp.log(narrow_a), narrow_a, narrow_b)
+        point = evaluate(sweep, start, narrow_a, narrow_b)
         point = jax.tree.map(lambda array: array[0], point)
         last = state.epsilon <= epsilon
+        aim = jnp.where(last, tolerance, _STAGE_TOLERANCE * b.sum()).astype(dtype)
         counts = (
             jnp.asarray(state.best, dtype),
             state.best_step,
@@ -196,7 +199,7 @@ def _phase(
             counts,
             narrow_a,
             narrow_b,
-            tolerance=jnp.where(last, tolerance, _STAGE_TOLERANCE * b.sum()).astype(dtype),
+            tolerance=aim,
             patience=patience,
             narrow_dtype=narrow_dtype,
             max_products=max_products,
@@ -207,7 +210,7 @@ def _phase(
         f = state.epsilon * (point.u - shift)
         # The next stage starts on the line through the last two: potentials are nearly linear in
         # a small epsilon.
-        handed_on = ~last & (point.error < _STAGE_TOLERANCE * b.sum())
+        handed_on = ~last & finished(point.error, aim, iterations, best_step)
         next_epsilon = jnp.maximum(state.epsilon / _STAGE_RATIO, epsilon)
         slope = (next_epsilon - state.epsilon) / (state.epsilon - state.previous_epsilon)
         return _State(

@@ -24,15 +24,15 @@ class Point(NamedTuple):
     error: jax.Array
 
 
-def evaluate(sweep: Sweep, v: jax.Array, log_a: jax.Array, a: jax.Array, b: jax.Array) -> Point:
+def evaluate(sweep: Sweep, v: jax.Array, a: jax.Array, b: jax.Array) -> Point:
     """Evaluate candidates `v`, `(l, m)`, for the price of two products."""
 
-    def fn(kernel: jax.Array, shift: jax.Array, log_a: jax.Array) -> Any:
+    def fn(kernel: jax.Array, _: jax.Array, a: jax.Array) -> Any:
         rows = lax.dot_general(jnp.exp(v), kernel, (((1,), (1,)), ((), ())), precision="highest")
-        u = log_a - jnp.log(rows)
+        u = jnp.log(a) - jnp.log(rows)
         return (u,), (jnp.matmul(jnp.exp(u), kernel, precision="highest"),)
 
-    (u,), (sums,) = sweep(fn, log_a.astype(v.dtype))
+    (u,), (sums,) = sweep(fn, a.astype(v.dtype))
     columns = jnp.exp(v) * sums
     return Point(v, u, columns, jnp.abs(b - columns).sum(-1))
 
@@ -110,7 +110,7 @@ def solve_marginals(
     """
     sweep = operator.sweep(g, epsilon, b.dtype)
     zero = jnp.zeros_like(b)
-    point = jax.tree.map(lambda array: array[0], evaluate(sweep, zero[None], jnp.log(a), a, b))
+    point = jax.tree.map(lambda array: array[0], evaluate(sweep, zero[None], a, b))
     scale, columns = jnp.exp(point.u), point.columns
     safe_a = jnp.where(a > 0, a, 1)
     weights = jnp.where(a > 0, scale**2 / safe_a, 0)

@@ -17,7 +17,8 @@ class Sweep(Protocol):
     `fn(kernel, shift, *rows) -> (row_values, column_sums)` sees `kernel = exp((g - cost) / epsilon
     - shift)` on some rows, where `shift` is a row's largest exponent (so that its largest entry is
     1), and the same rows of the arrays `rows`. Row values are joined along their last axis, column
-    sums are added.
+    sums are added. A last strip may be padded: with rows where the arrays are 0, which must add
+    nothing to a column.
     """
 
     def __call__(
@@ -89,12 +90,12 @@ class Streamed:
         """Scan over strips: join the first of what `fn` returns, add up the second."""
         count = self.x.shape[0]
 
-        def split(array: jax.Array) -> jax.Array:
+        def split(array: jax.Array, mode: str = "constant") -> jax.Array:
             padding = [(0, -count % self.rows), *[(0, 0)] * (array.ndim - 1)]
-            return jnp.pad(array, padding, mode="edge").reshape(-1, self.rows, *array.shape[1:])
+            return jnp.pad(array, padding, mode=mode).reshape(-1, self.rows, *array.shape[1:])
 
-        inside = jnp.arange(count + -count % self.rows).reshape(-1, self.rows) < count
-        strips = (inside, split(self.x), *map(split, arrays))
+        # A cost may have no derivative at a point of zeros, but it has one at a point that exists.
+        strips = (split(self.x, "edge"), *map(split, arrays))
         shapes = jax.eval_shape(fn, *jax.tree.map(lambda array: array[0], strips))[1]
 
         def step(sums: Arrays, strip: Arrays) -> tuple[Arrays, Arrays]:
@@ -110,7 +111,7 @@ class Streamed:
     def spread(self) -> jax.Array:
         """The largest difference between costs."""
 
-        def extremes(inside: jax.Array, x: jax.Array) -> tuple[Arrays, Arrays]:
+        def extremes(x: jax.Array) -> tuple[Arrays, Arrays]:
             cost = self._cost(x)
             return (cost.max(-1), cost.min(-1)), ()
 
@@ -121,10 +122,8 @@ class Streamed:
         """Return the sweep at the potential `g`."""
 
         def sweep(fn: Callable[..., Any], *rows: jax.Array) -> tuple[Arrays, Arrays]:
-            def strip(inside: jax.Array, x: jax.Array, *rows: jax.Array) -> Any:
-                kernel, shift = gibbs_kernel(self._cost(x), g, epsilon, dtype)
-                # What pads the last strip adds nothing to a column.
-                return fn(jnp.where(inside[:, None], kernel, 0), shift, *rows)
+            def strip(x: jax.Array, *rows: jax.Array) -> Any:
+                return fn(*gibbs_kernel(self._cost(x), g, epsilon, dtype), *rows)
 
             return self._strips(strip, *rows)
 
@@ -135,9 +134,9 @@ class Streamed:
     ) -> tuple[jax.Array, jax.Array]:
         """Return the row and column sums of the plan, for derivatives by the points and epsilon."""
 
-        def sums(inside: jax.Array, x: jax.Array, f: jax.Array) -> tuple[Arrays, Arrays]:
-            plan = jnp.where(inside[:, None], _plan(self._cost(x), f, g, epsilon), 0)
+        def sums(x: jax.Array, f: jax.Array, there: jax.Array) -> tuple[Arrays, Arrays]:
+            plan = jnp.where(there[:, None], _plan(self._cost(x), f, g, epsilon), 0)
             return (plan.sum(1),), (plan.sum(0),)
 
-        (rows,), (columns,) = self._strips(sums, f)
+        (rows,), (columns,) = self._strips(sums, f, jnp.isfinite(f))
         return rows, columns

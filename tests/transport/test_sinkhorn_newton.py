@@ -231,6 +231,7 @@ def test_forward_mode_equals_reverse_mode():
     np.testing.assert_allclose(forward, reverse, rtol=1e-8)
 
 
+@pytest.mark.filterwarnings("ignore:.NormalCG:DeprecationWarning")  # what ott's own solver calls
 def test_gradients_equal_those_of_ott():
     generator = np.random.default_rng(10)
     x, y = generator.normal(size=(N, 2)), generator.normal(size=(M, 2))
