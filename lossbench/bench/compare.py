@@ -231,6 +231,8 @@ def _member(task: Task, losses: list[Loss], steps: int) -> Callable:
             loss = jax.lax.switch(
                 hyperparameters["loss"], branches, outputs, hyperparameters["values"]
             )
+            if task.base_loss is not None:
+                loss = loss + task.base_loss(outputs)
             return loss, (state, {})
 
         def evaluate(params: Any, state: Any) -> dict[str, jax.Array]:

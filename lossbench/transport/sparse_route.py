@@ -33,8 +33,8 @@ def sparse_ot_route(
     -similarity, mass 1 a token and n / m an expert: its potential lowers what is in demand. Each
     expert takes its k best tokens under similarity plus potential, at the weight of their
     similarity; all other weights are 0. With `choose="experts"` the potential is the experts', each
-    token takes its k best experts, and the experts' loads are evened out. The choice carries no
-    gradient, the weights do.
+    token takes its k best experts, and the experts' shares of the plan's mass are evened out (for
+    k > 1 not the counts of their tokens). The choice carries no gradient, the weights do.
 
     Args:
         similarity: `(n, m)` of tokens and experts, the softmax of the gates over experts.

@@ -7,13 +7,14 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from lossbench.bench.errors import UnknownNameError
-from lossbench.bench.tasks import classification, transport, transport_map
+from lossbench.bench.tasks import autoencoder, classification, transport, transport_map
 from lossbench.bench.tasks.classification import classification_task, from_folder
 from lossbench.bench.tasks.task import Task
 
 __all__ = ["TASKS", "Task", "classification_task", "from_folder", "load_task"]
 
 TASKS: Mapping[str, Callable[..., Task]] = {
+    **autoencoder.TASKS,
     **classification.TASKS,
     **transport.TASKS,
     **transport_map.TASKS,

@@ -36,6 +36,8 @@ class Task:
     batch_size: int = 64
     learning_rates: tuple[float, float] = (1e-4, 1e-2)
     """The range in which `compare` searches."""
+    base_loss: Callable[[dict[str, jax.Array]], jax.Array] | None = None
+    """A scalar of the outputs that training adds to every loss, such as a reconstruction error."""
 
     def __post_init__(self) -> None:
         """Refuse to rank by what is not measured."""

@@ -59,7 +59,9 @@ def point_cloud_flow(*, points: int = 128, shift: float = 3.0) -> Task:
         settings={"points": points, "shift": shift},
         steps=300,
         batch_size=points,
-        learning_rates=(1e-2, 0.3),
+        # Adam goes about steps * rate / 2 along an axis under compare's schedule and has `shift` to
+        # go: at 300 steps a rate below 0.02 never arrives. Measured, 0.3 to 1 end nearest.
+        learning_rates=(5e-2, 1.0),
     )
 
 
