@@ -81,6 +81,7 @@ MODELS = {
     "attention, difference": efficient_attention("difference"),
 }
 STEPS = (1, 5, 20)
+LOSSES = ("SW", "Max-SW", "amortised Max-SW", "amortised v-DSW")
 LOCATIONS = ("random", "mean difference", *(f"{count} steps" for count in STEPS), *MODELS)
 
 
@@ -222,68 +223,71 @@ def reconstruct(params: Any, x: jax.Array) -> jax.Array:
     return layer("cloud", jax.nn.relu(layer("hidden", code))).reshape(POINTS, 3)
 
 
+def reconstruction_loss(
+    loss: jax.Array, key: jax.Array, params: Any, copy: jax.Array, shape: jax.Array
+) -> jax.Array:
+    def sliced() -> jax.Array:
+        return sliced_wasserstein(key, copy, shape, num_projections=10, root=False)
+
+    def max_sliced() -> jax.Array:
+        return max_sliced_wasserstein(key, copy, shape, num_steps=5, num_starts=1, root=False)
+
+    def amortized() -> jax.Array:
+        # Directions as near to the location as at the large concentration are the location.
+        kappa = jnp.where(loss == LOSSES.index("amortised Max-SW"), 1e5, 1.0)
+        apply = MODELS["attention, sum"].apply
+        return amortized_sliced_wasserstein(
+            key, apply, params, copy, shape, kappa=kappa, num_projections=10
+        )
+
+    return jax.lax.switch(loss, (sliced, max_sliced, amortized, amortized))
+
+
+@functools.partial(jax.jit, static_argnames=("steps", "held_out"))
+def train_autoencoder(
+    key: jax.Array, loss: jax.Array, steps: int, held_out: int
+) -> tuple[jax.Array, jax.Array]:
+    """Held-out shapes and their reconstructions, after training by one of `LOSSES`."""
+    net_key, location_key, test_key, key = jax.random.split(key, 4)
+    params = {
+        "network": autoencoder(net_key),
+        "location": MODELS["attention, sum"].init(location_key),
+    }
+    optimizer = optax.partition(
+        {"network": optax.adam(1e-3), "location": optax.adam(1e-3, b1=0.0, b2=0.9)},
+        {"network": "network", "location": "location"},
+    )
+
+    def step(carry: Any, key: jax.Array) -> tuple[Any, None]:
+        params, state = carry
+        data_key, draw_key = jax.random.split(key)
+        shapes, _ = batch_of(data_key, BATCH, 0.0)
+
+        def mean_loss(params: Any) -> jax.Array:
+            copies = jax.vmap(reconstruct, (None, 0))(params["network"], shapes)
+            over_pairs = jax.vmap(reconstruction_loss, (None, 0, None, 0, 0))
+            keys = jax.random.split(draw_key, BATCH)
+            return over_pairs(loss, keys, params["location"], copies, shapes).mean()
+
+        updates, state = optimizer.update(jax.grad(mean_loss)(params), state, params)
+        return (optax.apply_updates(params, updates), state), None
+
+    carry = params, optimizer.init(params)
+    params = jax.lax.scan(step, carry, jax.random.split(key, steps))[0][0]
+    shapes, _ = batch_of(test_key, held_out, 0.0)
+    return shapes, jax.vmap(reconstruct, (None, 0))(params["network"], shapes)
+
+
 def reconstruction(key: jax.Array, size: Size) -> dict[str, Any]:
     """Exact W_2 of held-out shapes to their reconstructions, by training loss."""
     seeds, steps, held_out = (2, 600, 64) if size == "full" else (1, 5, 8)
-    model = MODELS["attention, sum"]
-
-    def sliced(key: jax.Array, _: Any, x: jax.Array, y: jax.Array) -> jax.Array:
-        return sliced_wasserstein(key, x, y, num_projections=10, root=False)
-
-    def max_sliced(key: jax.Array, _: Any, x: jax.Array, y: jax.Array) -> jax.Array:
-        return max_sliced_wasserstein(key, x, y, num_steps=5, num_starts=1, root=False)
-
-    def amortized(kappa: float) -> Callable:
-        def loss(key: jax.Array, params: Any, x: jax.Array, y: jax.Array) -> jax.Array:
-            return amortized_sliced_wasserstein(
-                key, model.apply, params, y, x, kappa=kappa, num_projections=10
-            )
-
-        return loss
-
-    losses = {
-        "SW": sliced,
-        "Max-SW": max_sliced,
-        # Directions this near to the location are the location.
-        "amortised Max-SW": amortized(1e5),
-        "amortised v-DSW": amortized(1.0),
-    }
     results: dict[str, Any] = {}
-    for name, loss in losses.items():
-
-        @jax.jit
-        def trained(key: jax.Array, loss: Callable = loss) -> tuple[jax.Array, jax.Array]:
-            net_key, location_key, test_key, key = jax.random.split(key, 4)
-            params = {"network": autoencoder(net_key), "location": model.init(location_key)}
-            optimizer = optax.partition(
-                {"network": optax.adam(1e-3), "location": optax.adam(1e-3, b1=0.0, b2=0.9)},
-                {"network": "network", "location": "location"},
-            )
-
-            def step(carry: Any, key: jax.Array) -> tuple[Any, None]:
-                params, state = carry
-                data_key, draw_key = jax.random.split(key)
-                shapes, _ = batch_of(data_key, BATCH, False)
-
-                def mean_loss(params: Any) -> jax.Array:
-                    def one(key: jax.Array, shape: jax.Array) -> jax.Array:
-                        copy = reconstruct(params["network"], shape)
-                        return loss(key, params["location"], copy, shape)
-
-                    return jax.vmap(one)(jax.random.split(draw_key, BATCH), shapes).mean()
-
-                updates, state = optimizer.update(jax.grad(mean_loss)(params), state, params)
-                return (optax.apply_updates(params, updates), state), None
-
-            carry = params, optimizer.init(params)
-            params = jax.lax.scan(step, carry, jax.random.split(key, steps))[0][0]
-            shapes, _ = batch_of(test_key, held_out, False)
-            return shapes, jax.vmap(functools.partial(reconstruct, params["network"]))(shapes)
-
+    for i, name in enumerate(LOSSES):
         distances = []
         for seed in jax.random.split(key, seeds):
-            for cloud, found in zip(*map(np.asarray, trained(seed)), strict=True):
-                cost = cdist(cloud, found) ** 2
+            pairs = train_autoencoder(seed, jnp.asarray(i), steps, held_out)
+            for cloud, copy in zip(*map(np.asarray, pairs), strict=True):
+                cost = cdist(cloud, copy) ** 2
                 distances.append(np.sqrt(cost[linear_sum_assignment(cost)].mean()))
         results[f"reconstruction: {name}"] = float(np.mean(distances))
     return results
