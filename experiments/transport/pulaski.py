@@ -273,5 +273,8 @@ EXPERIMENT = Experiment(
     holds=holds,
     plot=plot,
     reported={"GED: energy": "best or second of 7 methods (vessels, MS lesions)"},
-    remark="",
+    remark="A wide margin: 0.21 where the best of the baselines has 0.34, in every seed. The "
+    "samples are nearly as diverse as the raters, those of the baselines half as much "
+    "or less. The Sinkhorn distance, at geomloss's blur, is not reliable here: two "
+    "seeds end at 0.25 and 0.29, one predicts nothing at all.",
 )
