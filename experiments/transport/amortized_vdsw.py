@@ -319,10 +319,12 @@ def plot(results: dict[str, Any]) -> Figure:
     scores.axhline(0, color="0.3", linewidth=1)
     scores.set_xticks(range(len(names)), names, rotation=20, ha="right")
     scores.set(ylabel="cost found: 0 random, 1 after 20 steps", title="where the clouds differ")
-    scores.legend()
+    scores.set_ylim(top=1.2)
+    scores.legend(ncols=2)
     found = {k.split(": ")[1]: v for k, v in results.items() if k.startswith("reconstruction")}
     bars = distances.bar(list(found), list(found.values()))
     distances.bar_label(bars, fmt="%.3f")
+    distances.margins(y=0.1)
     distances.tick_params(axis="x", rotation=20)
     distances.set(ylabel="exact W₂, held out", title="reconstruction by training loss")
     return figure
