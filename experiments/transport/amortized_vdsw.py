@@ -80,17 +80,19 @@ MODELS = {
     "attention, sum": efficient_attention("sum"),
     "attention, difference": efficient_attention("difference"),
 }
+STEPS = (1, 5, 20)
+LOSSES = ("SW", "Max-SW", "amortised Max-SW", "amortised v-DSW")
+LOCATIONS = ("random", "mean difference", *(f"{count} steps" for count in STEPS), *MODELS)
 
 
-def clouds(key: jax.Array, shifted: bool) -> tuple[jax.Array, jax.Array]:
+def clouds(key: jax.Array, shifted: Any) -> tuple[jax.Array, jax.Array]:
     """A pair of ellipsoids, in random order: in a common pose, or of any axes and shifted."""
 
     def one(key: jax.Array) -> jax.Array:
         points, scales, shift = jax.random.split(key, 3)
-        low, high = (
-            ([0.3, 0.3, 0.3], [1.5, 1.5, 1.5]) if shifted else ([0.8, 0.8, 0.3], [1, 1, 1.8])
-        )
-        axes = jax.random.uniform(scales, (3,), minval=jnp.array(low), maxval=jnp.array(high))
+        low = jnp.where(shifted, 0.3, jnp.array([0.8, 0.8, 0.3]))
+        high = jnp.where(shifted, 1.5, jnp.array([1.0, 1.0, 1.8]))
+        axes = jax.random.uniform(scales, (3,), minval=low, maxval=high)
         sphere = jax.random.normal(points, (POINTS, 3))
         sphere /= jnp.linalg.norm(sphere, axis=1, keepdims=True)
         return axes * sphere + shifted * 0.3 * jax.random.normal(shift, (3,))
@@ -99,12 +101,12 @@ def clouds(key: jax.Array, shifted: bool) -> tuple[jax.Array, jax.Array]:
     return one(first), one(second)
 
 
-def batch_of(key: jax.Array, count: int, shifted: bool) -> tuple[jax.Array, jax.Array]:
-    return jax.vmap(functools.partial(clouds, shifted=shifted))(jax.random.split(key, count))
+def batch_of(key: jax.Array, count: int, shifted: Any) -> tuple[jax.Array, jax.Array]:
+    return jax.vmap(clouds, (0, None))(jax.random.split(key, count), shifted)
 
 
 def ascent(key: jax.Array, x: jax.Array, y: jax.Array, start: jax.Array, steps: int) -> jax.Array:
-    """Adam's ascent of the location for one pair, as in the paper's iterative version."""
+    """Adam's ascent of the location for one pair, as in the paper's iterative version: its path."""
     optimizer = optax.adam(0.1)
 
     def value(loc: jax.Array, key: jax.Array) -> jax.Array:
@@ -112,79 +114,91 @@ def ascent(key: jax.Array, x: jax.Array, y: jax.Array, start: jax.Array, steps: 
             key, x, y, unit(loc), kappa=KAPPA, num_projections=PROJECTIONS, root=False
         )
 
-    def step(carry: Any, key: jax.Array) -> tuple[Any, None]:
+    def step(carry: Any, key: jax.Array) -> tuple[Any, jax.Array]:
         loc, state = carry
         updates, state = optimizer.update(-jax.grad(value)(loc, key), state)
-        return (unit(optax.apply_updates(loc, updates)), state), None
+        loc = unit(optax.apply_updates(loc, updates))
+        return (loc, state), loc
 
-    (loc, _), _ = jax.lax.scan(step, (start, optimizer.init(start)), jax.random.split(key, steps))
-    return loc
+    return jax.lax.scan(step, (start, optimizer.init(start)), jax.random.split(key, steps))[1]
+
+
+def predict(params: dict[str, Any], x: jax.Array, y: jax.Array) -> jax.Array:
+    """The locations of all models (models, 3)."""
+    return jnp.stack([model.apply(params[name], x, y) for name, model in MODELS.items()])
+
+
+@functools.partial(jax.jit, static_argnames="steps")
+def train_models(key: jax.Array, shifted: jax.Array, steps: int) -> dict[str, Any]:
+    """All models at once on the same pairs; none sees what another does."""
+    init_key, key = jax.random.split(key)
+    params = {name: model.init(init_key) for name, model in MODELS.items()}
+    optimizer = optax.adam(3e-3, b1=0.0, b2=0.9)
+
+    def step(carry: Any, key: jax.Array) -> tuple[Any, None]:
+        params, state = carry
+        data_key, draw_key = jax.random.split(key)
+        x, y = batch_of(data_key, BATCH, shifted)
+
+        def loss(params: Any) -> jax.Array:
+            def one(key: jax.Array, x: jax.Array, y: jax.Array, index: jax.Array) -> jax.Array:
+                def apply(params: Any, x: jax.Array, y: jax.Array) -> jax.Array:
+                    return predict(params, x, y)[index]
+
+                return amortized_sliced_wasserstein(
+                    key, apply, params, x, y, kappa=KAPPA, num_projections=PROJECTIONS
+                )
+
+            over_pairs = jax.vmap(one, (0, 0, 0, None))
+            over_models = jax.vmap(over_pairs, (None, None, None, 0))
+            keys, indices = jax.random.split(draw_key, BATCH), jnp.arange(len(MODELS))
+            return over_models(keys, x, y, indices).mean(axis=1).sum()
+
+        updates, state = optimizer.update(jax.grad(loss)(params), state)
+        return (optax.apply_updates(params, updates), state), None
+
+    carry = params, optimizer.init(params)
+    return jax.lax.scan(step, carry, jax.random.split(key, steps))[0][0]
+
+
+@functools.partial(jax.jit, static_argnames="held_out")
+def location_values(
+    key: jax.Array, shifted: jax.Array, params: dict[str, Any], held_out: int
+) -> jax.Array:
+    """Mean cost of held-out pairs about the locations of each of `LOCATIONS`."""
+    data_key, start_key, ascent_key, value_key = jax.random.split(key, 4)
+    x, y = batch_of(data_key, held_out, shifted)
+    starts = jax.vmap(unit)(jax.random.normal(start_key, (held_out, 3)))
+    climb = jax.vmap(functools.partial(ascent, steps=max(STEPS)))
+    path = climb(jax.random.split(ascent_key, held_out), x, y, starts)
+    shifts = jax.vmap(unit)(x.mean(1) - y.mean(1))
+    trained = jax.vmap(predict, (None, 0, 0))(params, x, y)
+    found = [starts, shifts, *(path[:, count - 1] for count in STEPS), *trained.swapaxes(0, 1)]
+
+    def value(key: jax.Array, x: jax.Array, y: jax.Array, loc: jax.Array) -> jax.Array:
+        return vmf_sliced_wasserstein(key, x, y, loc, kappa=KAPPA, num_projections=64, root=False)
+
+    over_pairs = jax.vmap(value)
+    keys = jax.random.split(value_key, held_out)
+    return jax.lax.map(lambda locs: over_pairs(keys, x, y, locs).mean(), jnp.stack(found))
 
 
 def amortization(key: jax.Array, size: Size) -> dict[str, Any]:
     """Share of what 20 ascent steps gain over a random location that each model reaches."""
     seeds, steps, held_out = (2, 600, 128) if size == "full" else (1, 20, 16)
     results: dict[str, Any] = {}
-    for shifted, setting in ((False, "common pose"), (True, "shifted")):
-
-        def trained(key: jax.Array, model: Location, shifted: bool = shifted) -> Any:
-            init_key, key = jax.random.split(key)
-            params, optimizer = model.init(init_key), optax.adam(3e-3, b1=0.0, b2=0.9)
-
-            def step(carry: Any, key: jax.Array) -> tuple[Any, None]:
-                params, state = carry
-                data_key, draw_key = jax.random.split(key)
-                x, y = batch_of(data_key, BATCH, shifted)
-
-                def loss(params: Any) -> jax.Array:
-                    def one(key: jax.Array, x: jax.Array, y: jax.Array) -> jax.Array:
-                        return amortized_sliced_wasserstein(
-                            key,
-                            model.apply,
-                            params,
-                            x,
-                            y,
-                            kappa=KAPPA,
-                            num_projections=PROJECTIONS,
-                        )
-
-                    return jax.vmap(one)(jax.random.split(draw_key, BATCH), x, y).mean()
-
-                updates, state = optimizer.update(jax.grad(loss)(params), state)
-                return (optax.apply_updates(params, updates), state), None
-
-            carry = params, optimizer.init(params)
-            return jax.lax.scan(step, carry, jax.random.split(key, steps))[0][0]
-
-        @jax.jit
-        def values(key: jax.Array, shifted: bool = shifted) -> dict[str, jax.Array]:
-            data_key, start_key, ascent_key, value_key, train_key = jax.random.split(key, 5)
-            x, y = batch_of(data_key, held_out, shifted)
-            starts = jax.vmap(unit)(jax.random.normal(start_key, (held_out, 3)))
-            keys = jax.random.split(ascent_key, held_out)
-            found = {"random": starts, "mean difference": jax.vmap(unit)(x.mean(1) - y.mean(1))}
-            for count in (1, 5, 20):
-                climb = jax.vmap(functools.partial(ascent, steps=count))
-                found[f"{count} steps"] = climb(keys, x, y, starts)
-            for name, model in MODELS.items():
-                params = trained(train_key, model)
-                found[name] = jax.vmap(functools.partial(model.apply, params))(x, y)
-
-            def value(key: jax.Array, x: jax.Array, y: jax.Array, loc: jax.Array) -> jax.Array:
-                return vmf_sliced_wasserstein(
-                    key, x, y, loc, kappa=KAPPA, num_projections=64, root=False
-                )
-
-            keys = jax.random.split(value_key, held_out)
-            return {name: jax.vmap(value)(keys, x, y, loc).mean() for name, loc in found.items()}
-
-        runs = [values(k) for k in jax.random.split(key, seeds)]
-        for name in runs[0]:
-            scores = [
-                float((run[name] - run["random"]) / (run["20 steps"] - run["random"]))
-                for run in runs
-            ]
-            results[f"{setting}: {name}"] = float(np.mean(scores))
+    for shifted, setting in ((0.0, "common pose"), (1.0, "shifted")):
+        scores: dict[str, list[float]] = {name: [] for name in LOCATIONS}
+        for seed in jax.random.split(key, seeds):
+            train_key, test_key = jax.random.split(seed)
+            params = train_models(train_key, jnp.asarray(shifted), steps)
+            values = location_values(test_key, jnp.asarray(shifted), params, held_out)
+            found = dict(zip(LOCATIONS, np.asarray(values), strict=True))
+            gain = found[f"{max(STEPS)} steps"] - found["random"]
+            for name, value in found.items():
+                scores[name].append(float((value - found["random"]) / gain))
+        for name, shares in scores.items():
+            results[f"{setting}: {name}"] = float(np.mean(shares))
     return results
 
 
@@ -209,68 +223,71 @@ def reconstruct(params: Any, x: jax.Array) -> jax.Array:
     return layer("cloud", jax.nn.relu(layer("hidden", code))).reshape(POINTS, 3)
 
 
+def reconstruction_loss(
+    loss: jax.Array, key: jax.Array, params: Any, copy: jax.Array, shape: jax.Array
+) -> jax.Array:
+    def sliced() -> jax.Array:
+        return sliced_wasserstein(key, copy, shape, num_projections=10, root=False)
+
+    def max_sliced() -> jax.Array:
+        return max_sliced_wasserstein(key, copy, shape, num_steps=5, num_starts=1, root=False)
+
+    def amortized() -> jax.Array:
+        # Directions as near to the location as at the large concentration are the location.
+        kappa = jnp.where(loss == LOSSES.index("amortised Max-SW"), 1e5, 1.0)
+        apply = MODELS["attention, sum"].apply
+        return amortized_sliced_wasserstein(
+            key, apply, params, copy, shape, kappa=kappa, num_projections=10
+        )
+
+    return jax.lax.switch(loss, (sliced, max_sliced, amortized, amortized))
+
+
+@functools.partial(jax.jit, static_argnames=("steps", "held_out"))
+def train_autoencoder(
+    key: jax.Array, loss: jax.Array, steps: int, held_out: int
+) -> tuple[jax.Array, jax.Array]:
+    """Held-out shapes and their reconstructions, after training by one of `LOSSES`."""
+    net_key, location_key, test_key, key = jax.random.split(key, 4)
+    params = {
+        "network": autoencoder(net_key),
+        "location": MODELS["attention, sum"].init(location_key),
+    }
+    optimizer = optax.partition(
+        {"network": optax.adam(1e-3), "location": optax.adam(1e-3, b1=0.0, b2=0.9)},
+        {"network": "network", "location": "location"},
+    )
+
+    def step(carry: Any, key: jax.Array) -> tuple[Any, None]:
+        params, state = carry
+        data_key, draw_key = jax.random.split(key)
+        shapes, _ = batch_of(data_key, BATCH, 0.0)
+
+        def mean_loss(params: Any) -> jax.Array:
+            copies = jax.vmap(reconstruct, (None, 0))(params["network"], shapes)
+            over_pairs = jax.vmap(reconstruction_loss, (None, 0, None, 0, 0))
+            keys = jax.random.split(draw_key, BATCH)
+            return over_pairs(loss, keys, params["location"], copies, shapes).mean()
+
+        updates, state = optimizer.update(jax.grad(mean_loss)(params), state, params)
+        return (optax.apply_updates(params, updates), state), None
+
+    carry = params, optimizer.init(params)
+    params = jax.lax.scan(step, carry, jax.random.split(key, steps))[0][0]
+    shapes, _ = batch_of(test_key, held_out, 0.0)
+    return shapes, jax.vmap(reconstruct, (None, 0))(params["network"], shapes)
+
+
 def reconstruction(key: jax.Array, size: Size) -> dict[str, Any]:
     """Exact W_2 of held-out shapes to their reconstructions, by training loss."""
     seeds, steps, held_out = (2, 600, 64) if size == "full" else (1, 5, 8)
-    model = MODELS["attention, sum"]
-
-    def sliced(key: jax.Array, _: Any, x: jax.Array, y: jax.Array) -> jax.Array:
-        return sliced_wasserstein(key, x, y, num_projections=10, root=False)
-
-    def max_sliced(key: jax.Array, _: Any, x: jax.Array, y: jax.Array) -> jax.Array:
-        return max_sliced_wasserstein(key, x, y, num_steps=5, num_starts=1, root=False)
-
-    def amortized(kappa: float) -> Callable:
-        def loss(key: jax.Array, params: Any, x: jax.Array, y: jax.Array) -> jax.Array:
-            return amortized_sliced_wasserstein(
-                key, model.apply, params, y, x, kappa=kappa, num_projections=10
-            )
-
-        return loss
-
-    losses = {
-        "SW": sliced,
-        "Max-SW": max_sliced,
-        # Directions this near to the location are the location.
-        "amortised Max-SW": amortized(1e5),
-        "amortised v-DSW": amortized(1.0),
-    }
     results: dict[str, Any] = {}
-    for name, loss in losses.items():
-
-        @jax.jit
-        def trained(key: jax.Array, loss: Callable = loss) -> tuple[jax.Array, jax.Array]:
-            net_key, location_key, test_key, key = jax.random.split(key, 4)
-            params = {"network": autoencoder(net_key), "location": model.init(location_key)}
-            optimizer = optax.partition(
-                {"network": optax.adam(1e-3), "location": optax.adam(1e-3, b1=0.0, b2=0.9)},
-                {"network": "network", "location": "location"},
-            )
-
-            def step(carry: Any, key: jax.Array) -> tuple[Any, None]:
-                params, state = carry
-                data_key, draw_key = jax.random.split(key)
-                shapes, _ = batch_of(data_key, BATCH, False)
-
-                def mean_loss(params: Any) -> jax.Array:
-                    def one(key: jax.Array, shape: jax.Array) -> jax.Array:
-                        copy = reconstruct(params["network"], shape)
-                        return loss(key, params["location"], copy, shape)
-
-                    return jax.vmap(one)(jax.random.split(draw_key, BATCH), shapes).mean()
-
-                updates, state = optimizer.update(jax.grad(mean_loss)(params), state, params)
-                return (optax.apply_updates(params, updates), state), None
-
-            carry = params, optimizer.init(params)
-            params = jax.lax.scan(step, carry, jax.random.split(key, steps))[0][0]
-            shapes, _ = batch_of(test_key, held_out, False)
-            return shapes, jax.vmap(functools.partial(reconstruct, params["network"]))(shapes)
-
+    for i, name in enumerate(LOSSES):
         distances = []
         for seed in jax.random.split(key, seeds):
-            for cloud, found in zip(*map(np.asarray, trained(seed)), strict=True):
-                cost = cdist(cloud, found) ** 2
+            pairs = train_autoencoder(seed, jnp.asarray(i), steps, held_out)
+            for cloud, copy in zip(*map(np.asarray, pairs), strict=True):
+                cost = cdist(cloud, copy) ** 2
                 distances.append(np.sqrt(cost[linear_sum_assignment(cost)].mean()))
         results[f"reconstruction: {name}"] = float(np.mean(distances))
     return results
@@ -302,10 +319,12 @@ def plot(results: dict[str, Any]) -> Figure:
     scores.axhline(0, color="0.3", linewidth=1)
     scores.set_xticks(range(len(names)), names, rotation=20, ha="right")
     scores.set(ylabel="cost found: 0 random, 1 after 20 steps", title="where the clouds differ")
-    scores.legend()
+    scores.set_ylim(top=1.2)
+    scores.legend(ncols=2)
     found = {k.split(": ")[1]: v for k, v in results.items() if k.startswith("reconstruction")}
     bars = distances.bar(list(found), list(found.values()))
     distances.bar_label(bars, fmt="%.3f")
+    distances.margins(y=0.1)
     distances.tick_params(axis="x", rotation=20)
     distances.set(ylabel="exact W₂, held out", title="reconstruction by training loss")
     return figure
@@ -322,4 +341,9 @@ EXPERIMENT = Experiment(
     reported={
         "reconstruction: amortised v-DSW": "best (ShapeNet, ModelNet40; figures not at hand)"
     },
+    remark="Attention reaches 0.86 of the ascent's gain in a common pose, the linear model "
+    "0.28. Between shifted shapes it finds nothing: the sum of the clouds' summaries, "
+    "which is the paper's model, cannot tell where one lies from the other. There the "
+    "difference of the means is all but the best location, without training. "
+    "Reconstruction is level with SW, 4% ahead of Max-SW and 11% of the amortised.",
 )

@@ -24,7 +24,7 @@ from lossbench.transport import (
     sinkhorn_set_loss,
 )
 
-PIXELS, CHANNELS, LATENTS = 16, 16, 4
+PIXELS, CHANNELS, HIDDEN, LATENTS = 16, 12, 24, 4
 METHODS = (
     "cross-entropy, KL 1",
     "cross-entropy, KL 10",
@@ -73,7 +73,7 @@ def init(key: jax.Array) -> dict[str, Any]:
 
     def encoder(inputs: int) -> dict[str, Any]:
         return {
-            "convolutions": [weights(3, 3, inputs, CHANNELS), weights(3, 3, CHANNELS, CHANNELS)],
+            "convolutions": [weights(9 * inputs, CHANNELS), weights(9 * CHANNELS, CHANNELS)],
             "biases": [jnp.zeros(CHANNELS), jnp.zeros(CHANNELS)],
             "head": 0.1 * weights(CHANNELS, 2 * LATENTS),
         }
@@ -82,28 +82,29 @@ def init(key: jax.Array) -> dict[str, Any]:
         "features": encoder(1),
         "prior": encoder(1),
         "posterior": encoder(2),
-        "from_features": weights(CHANNELS, 32),
-        "from_latent": weights(LATENTS, 32),
-        "hidden": weights(32, 32),
-        "biases": [jnp.zeros(32), jnp.zeros(32)],
-        "out": weights(32),
+        "from_features": weights(CHANNELS, HIDDEN),
+        "from_latent": weights(LATENTS, HIDDEN),
+        "hidden": weights(HIDDEN, HIDDEN),
+        "biases": [jnp.zeros(HIDDEN), jnp.zeros(HIDDEN)],
+        "out": weights(HIDDEN),
         "out_bias": jnp.full((), -2.0),
     }
 
 
-def convolve(params: dict[str, Any], image: jax.Array) -> jax.Array:
-    x = image[None]
+def convolve(params: dict[str, Any], x: jax.Array) -> jax.Array:
+    # As products: on CPU the gradients of XLA's own convolutions compile and run slowly.
     for kernel, bias in zip(params["convolutions"], params["biases"], strict=True):
-        x = lax.conv_general_dilated(
-            x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
-        )
-        x = jax.nn.relu(x + bias)
-    return x[0]
+        height, width, _ = x.shape
+        padded = jnp.pad(x, ((1, 1), (1, 1), (0, 0)))
+        shifts = [padded[i : i + height, j : j + width] for i in range(3) for j in range(3)]
+        x = jax.nn.relu(jnp.concatenate(shifts, axis=-1) @ kernel + bias)
+    return x
 
 
 def networks(params: dict[str, Any]) -> tuple[Any, Any, Any]:
     def gaussian(part: str, image: jax.Array) -> tuple[jax.Array, jax.Array]:
-        pooled = convolve(params[part], image).mean((0, 1))
+        halved = image.reshape(PIXELS // 2, 2, PIXELS // 2, 2, -1).mean((1, 3))
+        pooled = convolve(params[part], halved).mean((0, 1))
         mean, log_variance = jnp.split(pooled @ params[part]["head"], 2)
         return mean, log_variance
 
@@ -162,7 +163,7 @@ def draw_samples(params: Any, images: jax.Array, key: jax.Array, count: int) -> 
 
 
 def run(key: jax.Array, size: Size) -> dict[str, Any]:
-    seeds, steps, count, tests = (3, 700, 512, 256) if size == "full" else (2, 2, 32, 8)
+    seeds, steps, count, tests = (3, 500, 512, 128) if size == "full" else (2, 2, 32, 8)
     data_key, test_key, seed_key, sample_key = jax.random.split(key, 4)
     # Made outside of the trainings' program, whose compiler would evaluate them at length.
     test, examples = discs(test_key, tests), discs(data_key, count)
@@ -272,5 +273,8 @@ EXPERIMENT = Experiment(
     holds=holds,
     plot=plot,
     reported={"GED: energy": "best or second of 7 methods (vessels, MS lesions)"},
-    remark="",
+    remark="A wide margin: 0.21 where the best of the baselines has 0.34, in every seed. The "
+    "samples are nearly as diverse as the raters, those of the baselines half as much "
+    "or less. The Sinkhorn distance, at geomloss's blur, is not reliable here: two "
+    "seeds end at 0.25 and 0.29, one predicts nothing at all.",
 )

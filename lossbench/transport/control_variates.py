@@ -200,8 +200,9 @@ def control_variate_sliced_wasserstein(
 
     (mean(W) - gamma . (mean(C) - B))^(1/p) over random directions: LCV-SW ("lower"), UCV-SW
     ("upper"), and the regression on both parts. The defaults are the paper's; `bound="both"` with
-    `coefficient="centred"` is the most accurate, by 10 times and more at 10 directions where the
-    means differ, and with `differentiate_coefficient=False` its gradient is the least noisy. Near
+    `coefficient="centred"` is more accurate: at 50 directions it left 0.04 to 0.08 of the plain
+    estimate's error between digits, or tori, of different means, but 0.54 on a pair of clouds whose
+    means agree. `differentiate_coefficient=False` makes the plugin form's gradient less noisy. Near
     p = 2 the controls explain most of the variance, elsewhere less, still without harm.
 
     Where the directions already average every quadratic form exactly ("orthogonal" with a multiple

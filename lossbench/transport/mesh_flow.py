@@ -93,37 +93,48 @@ def flipped_face_fraction(
     return jnp.mean((cosines < 0).astype(cosines.dtype))
 
 
+def _dot(a: jax.Array, b: jax.Array) -> jax.Array:
+    # Written out, as XLA of jaxlib 0.10.2 gets sums over broadcast products wrong on CPU, when
+    # there are more than 2^15 of them (github.com/jax-ml/jax/issues/39103).
+    return a[0] * b[0] + a[1] * b[1] + a[2] * b[2]
+
+
+def _pierces(origin: jax.Array, end: jax.Array, triangles: jax.Array) -> jax.Array:
+    """Moller and Trumbore's test of segments from (3, ...) against triangles (corner, 3, ...)."""
+    a, b, c = triangles
+    along, u_side, v_side, offset = end - origin, b - a, c - a, origin - a
+    normal = jnp.cross(along, v_side, axis=0)
+    volume = _dot(u_side, normal)
+    # In one plane, and far apart, all of the ratios below are rounding over rounding.
+    length, u_length, v_length, distance = (
+        jnp.sqrt(_dot(side, side)) for side in (along, u_side, v_side, offset)
+    )
+    size = length * v_length * (u_length + distance)
+    parallel = jnp.abs(volume) <= 100 * jnp.finfo(volume.dtype).eps * size
+    scale = 1 / jnp.where(parallel, 1, volume)
+    turned = jnp.cross(offset, u_side, axis=0)
+    u = _dot(offset, normal) * scale
+    v = _dot(along, turned) * scale
+    t = _dot(v_side, turned) * scale
+    return ~parallel & (u >= 0) & (v >= 0) & (u + v <= 1) & (t >= 0) & (t <= 1)
+
+
 @partial(jax.jit, static_argnames=("chunk_size",))
 def _intersecting(vertices: jax.Array, faces: jax.Array, chunk_size: int) -> jax.Array:
     """Whether each face crosses another that it shares no vertex with (f,)."""
 
-    def pierces(origin: jax.Array, end: jax.Array, triangles: jax.Array) -> jax.Array:
-        """Moller and Trumbore's test of segments against triangles (..., 3, 3)."""
-        a, b, c = triangles[..., 0, :], triangles[..., 1, :], triangles[..., 2, :]
-        along, u_side, v_side, offset = end - origin, b - a, c - a, origin - a
-        normal = jnp.cross(along, v_side)
-        volume = jnp.sum(u_side * normal, axis=-1)
-        # In one plane, and far apart, all of the ratios below are rounding over rounding.
-        reach = jnp.linalg.norm(u_side, axis=-1) + jnp.linalg.norm(offset, axis=-1)
-        size = jnp.linalg.norm(along, axis=-1) * jnp.linalg.norm(v_side, axis=-1) * reach
-        parallel = jnp.abs(volume) <= 100 * jnp.finfo(volume.dtype).eps * size
-        scale = 1 / jnp.where(parallel, 1, volume)
-        u = jnp.sum(offset * normal, axis=-1) * scale
-        turned = jnp.cross(offset, u_side)
-        v = jnp.sum(along * turned, axis=-1) * scale
-        t = jnp.sum(v_side * turned, axis=-1) * scale
-        return ~parallel & (u >= 0) & (v >= 0) & (u + v <= 1) & (t >= 0) & (t <= 1)
+    def corners(faces: jax.Array) -> jax.Array:
+        return jnp.transpose(vertices[faces], (1, 2, 0))
 
-    triangles = vertices[faces]
+    theirs = corners(faces)[:, :, None]
 
     def block(own: jax.Array) -> jax.Array:
-        mine = vertices[own][:, None]
+        mine = corners(own)[..., None]
         apart = jnp.all(own[:, None, :, None] != faces[:, None, :], axis=(2, 3))
         crossed = jnp.zeros_like(apart)
         for i in range(3):
             j = (i + 1) % 3
-            crossed |= pierces(mine[:, :, i], mine[:, :, j], triangles)
-            crossed |= pierces(triangles[:, i], triangles[:, j], mine)
+            crossed |= _pierces(mine[i], mine[j], theirs) | _pierces(theirs[i], theirs[j], mine)
         return jnp.any(crossed & apart, axis=1)
 
     return map_row_blocks(block, faces, chunk_size=chunk_size)

@@ -100,3 +100,43 @@ def test_self_intersections(sphere, octahedron):
     # The tip of either pierces faces around the other's tip, and nothing else.
     assert len(edges_of_tip) == 4
     np.testing.assert_allclose(fraction, 8 / 16, rtol=1e-6)
+
+
+def crossing_faces(vertices, faces):
+    """By the linear system of each edge and each triangle."""
+    corners = vertices[faces]
+    a, sides = corners[:, 0], np.stack([corners[:, 1], corners[:, 2]], 1) - corners[:, :1]
+    crossing = np.zeros((len(faces), len(faces)), bool)
+    for i in range(3):
+        origin, end = corners[:, i], corners[:, (i + 1) % 3]
+        systems = np.empty((len(faces), len(faces), 3, 3))
+        systems[..., :2] = np.swapaxes(sides, 1, 2)
+        systems[..., 2] = (origin - end)[:, None]
+        apart = np.all(faces[:, None, :, None] != faces[:, None, :], axis=(2, 3))
+        systems[~apart] = np.eye(3)
+        u, v, t = np.moveaxis(
+            np.linalg.solve(systems, (origin[:, None] - a)[..., None])[..., 0], 2, 0
+        )
+        crossing |= apart & (u >= 0) & (v >= 0) & (u + v <= 1) & (t >= 0) & (t <= 1)
+    return np.any(crossing | crossing.T, axis=1)
+
+
+def test_self_intersections_of_many_triangles_by_brute_force():
+    random = np.random.default_rng(3)
+    corners = random.normal(size=(230, 1, 3)) + 0.25 * random.normal(size=(230, 3, 3))
+    vertices, faces = corners.reshape(-1, 3).astype(np.float32), np.arange(690).reshape(-1, 3)
+    expected = crossing_faces(vertices.astype(np.float64), faces).mean()
+    assert 0.2 < expected < 0.8
+    for chunk_size in (64, 230):
+        found = self_intersection_fraction(vertices, faces, chunk_size=chunk_size)
+        np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("chunk_size", [64, 512])
+def test_a_surface_around_a_point_does_not_cross_itself(sphere, chunk_size):
+    # Each face has a cone of directions of its own.
+    u, faces = sphere(3)
+    x, y, z = u.T
+    vertices = (1 + 0.3 * (x**3 - 3 * x * y**2) + 0.25 * z**3)[:, None] * u
+    found = self_intersection_fraction(vertices.astype(np.float32), faces, chunk_size=chunk_size)
+    assert found == 0
