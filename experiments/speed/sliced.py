@@ -120,7 +120,7 @@ def measure_accuracy(n: int, d: int) -> dict[str, Any]:
     many = np.concatenate([values(jax.random.key(1000 + i)) for i in range(20)])
 
     def make(count: int) -> Callable[[jax.Array], jax.Array]:
-        method = "spiral" if d == 3 else "orthogonal" if count >= d else "gaussian"
+        method: Any = "spiral" if d == 3 else "orthogonal" if count >= d else "gaussian"
         return jax.jit(
             lambda key: control_variate_sliced_wasserstein(
                 key,
