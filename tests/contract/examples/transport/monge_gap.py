@@ -35,10 +35,11 @@ EXAMPLES = {
     ),
     "transport_map_loss": Example(
         (SOURCE, MAPPED, TARGET),
-        rows=(0, 1, 2),
+        rows=(0, 1),
         result="scalar",
         kwargs={**SOLVER, "gap_relative_epsilon": 0.5, "fitting_relative_epsilon": 0.5},
         traced={"gap_weight": (0.5, 2.0)},
+        skip={"gradient": "the epsilons follow the clouds but stay fixed in the derivative"},
     ),
     "unexplained_variance": Example(
         (MAPPED, OPTIMAL, COVS[0]), rows=(0, 1), result="scalar", free=(0, 1)

@@ -1,7 +1,0 @@
-"""Score matching and the learning of densities."""
-
-from lossbench._lazy import attach
-
-__getattr__, __dir__, _public = attach(__name__, {})
-
-__all__: list[str] = []
