@@ -49,7 +49,7 @@ def test_losses_compare():
     found = compare(
         few,
         {"gap": transport_map_loss, "mean": nearest},
-        grid={"gap": {"gap_weight": 0.1, "max_iters": 10}},
+        grid={"gap": {"gap_weight": 0.1, "max_iterations": 10}},
         seeds=1,
         tune=1,
         tune_seeds=1,

@@ -120,7 +120,7 @@ def test_every_iterate_is_sparse_with_exact_columns(problem):
     with jax.enable_x64(True):
         out = sparse_ot(*problem, k=2, gamma=GAMMA, max_iterations=3, tolerance=1e-9)
         assert not out.converged
-        assert out.num_iters == 3
+        assert out.iterations == 3
         matrix = np.asarray(out.matrix)
         np.testing.assert_allclose(matrix.sum(0), problem[2], rtol=1e-12)
         assert (matrix > 0).sum(0).max() <= 2
