@@ -156,10 +156,14 @@ def regot_side(problem: Problem, epsilon: float, method: str) -> Solve:
     return solve
 
 
+# Dataclasses, but not to the type checker: ott registers them by a decorator of its own.
+_momentum: Any = acceleration.Momentum
+_anderson: Any = acceleration.AndersonAcceleration
+
 SIDES: dict[str, Callable[[Problem, float], Solve]] = {
     "ott, plain": ott_side,
-    "ott, momentum 1.5": partial(ott_side, momentum=acceleration.Momentum(value=1.5)),  # type: ignore[call-arg]
-    "ott, Anderson": partial(ott_side, anderson=acceleration.AndersonAcceleration(memory=5)),  # type: ignore[call-arg]
+    "ott, momentum 1.5": partial(ott_side, momentum=_momentum(value=1.5)),
+    "ott, Anderson": partial(ott_side, anderson=_anderson(memory=5)),
     "ott, falling epsilon": partial(ott_side, scheduled=True),
     "POT, kernel": partial(pot_side, method="sinkhorn"),
     "POT, log": partial(pot_side, method="sinkhorn_log"),

@@ -16,7 +16,13 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from lossbench.transport._schur import Point, conjugate_gradients, evaluate, schur_operator
+from lossbench.transport._schur import (
+    Point,
+    conjugate_gradients,
+    evaluate,
+    evaluate_one,
+    schur_operator,
+)
 from lossbench.transport._strips import Dense, Streamed, Sweep
 
 _STAGE_RATIO = 3.0  # epsilon falls by this from stage to stage
@@ -59,27 +65,24 @@ def _direction(
     a: jax.Array,
     b: jax.Array,
     tolerance: jax.Array,
-    dtype: Any,
     max_iterations: int,
 ) -> tuple[jax.Array, jax.Array]:
     """Return a step of ascent: the Newton equation, damped, solved as far as it is worth."""
     weights = jnp.where(a > 0, jnp.exp(2 * point.u) / jnp.where(a > 0, a, 1), 0)
     relative = point.error / b.sum()
     damping = jnp.clip(1e-2 * relative, 1e-10, 1e-2)
-    operator, diagonal = schur_operator(
-        sweep, *(t.astype(dtype) for t in (point.v, weights, point.columns, damping))
-    )
+    operator, diagonal = schur_operator(sweep, point.v, weights, point.columns, damping)
     rhs = b - point.columns
     size = jnp.abs(rhs).max()
     rhs = rhs / jnp.where(size > 0, size, 1)  # far below 1 it would be lost in float32
     step, iterations = conjugate_gradients(
         operator,
         diagonal,
-        rhs.astype(dtype),
-        tolerance=jnp.clip(jnp.sqrt(relative), 0.3 * tolerance / point.error, 0.1).astype(dtype),
+        rhs,
+        tolerance=jnp.clip(jnp.sqrt(relative), 0.3 * tolerance / point.error, 0.1),
         max_iterations=max_iterations,
     )
-    step = step.astype(b.dtype) * size
+    step = step * size
     step = jnp.where(b > 0, step - (b * step).sum() / b.sum(), 0)
     step = jnp.where(jnp.isfinite(step).all(), step, 0)
     return jnp.clip(step, -_ABSORB, _ABSORB), iterations
@@ -87,7 +90,6 @@ def _direction(
 
 def _newton_steps(
     sweep: Sweep,
-    narrow: Sweep,
     point: Point,
     counts: tuple[jax.Array, ...],
     a: jax.Array,
@@ -95,7 +97,6 @@ def _newton_steps(
     *,
     tolerance: jax.Array,
     patience: int,
-    narrow_dtype: Any,
     max_products: int,
     max_iterations: int,
 ) -> tuple[Point, tuple[jax.Array, ...]]:
@@ -115,7 +116,7 @@ def _newton_steps(
 
     def body(carry: Any) -> Any:
         point, (best, best_step, errors, iterations, products) = carry
-        step, solved = _direction(narrow, point, a, b, tolerance, narrow_dtype, max_products)
+        step, solved = _direction(sweep, point, a, b, tolerance, max_products)
         lengths = jnp.asarray(_STEPS, dtype)
         tried = jnp.concatenate([point.v + lengths[:, None] * step, sinkhorn(point)[None]])
         found = evaluate(sweep, tried, a, b)
@@ -129,7 +130,7 @@ def _newton_steps(
         chosen = jnp.where(rise.max() > noise, rise.argmax(), least.argmin())
         taken = jax.tree.map(lambda array: array[chosen], found)
         # Sinkhorn's sweep after it mends what is local, for the price of one conjugate gradient.
-        point = jax.tree.map(lambda array: array[0], evaluate(sweep, sinkhorn(taken)[None], a, b))
+        point = evaluate_one(sweep, sinkhorn(taken), a, b)
         better = point.error < 0.9 * best
         counts = (
             jnp.where(better, point.error, best),
@@ -152,12 +153,11 @@ def _phase(
     *,
     tolerance: jax.Array,
     dtype: Any,
-    narrow_dtype: Any,
     patience: int,
     max_products: int,
     max_iterations: int,
 ) -> _State:
-    """Follow epsilon down and converge, with the kernel in `dtype`, directions in `narrow_dtype`.
+    """Follow epsilon down and converge, with the kernel in `dtype`.
 
     The kernel is formed anew whenever v has gone far from where it was formed.
     """
@@ -177,12 +177,7 @@ def _phase(
     def body(state: _State) -> _State:
         g = jnp.where(b > 0, state.g, -jnp.inf)
         sweep = operator.sweep(g, state.epsilon, dtype)
-        narrow = sweep
-        if narrow_dtype != dtype:
-            narrow = operator.sweep(g, state.epsilon, narrow_dtype)
-        start = jnp.zeros((1, b.shape[0]), dtype)
-        point = evaluate(sweep, start, narrow_a, narrow_b)
-        point = jax.tree.map(lambda array: array[0], point)
+        point = evaluate_one(sweep, jnp.zeros(b.shape, dtype), narrow_a, narrow_b)
         last = state.epsilon <= epsilon
         aim = jnp.where(last, tolerance, _STAGE_TOLERANCE * b.sum()).astype(dtype)
         counts = (
@@ -194,14 +189,12 @@ def _phase(
         )
         point, (best, best_step, errors, iterations, products) = _newton_steps(
             sweep,
-            narrow,
             point,
             counts,
             narrow_a,
             narrow_b,
             tolerance=aim,
             patience=patience,
-            narrow_dtype=narrow_dtype,
             max_products=max_products,
             max_iterations=max_iterations,
         )
@@ -256,14 +249,14 @@ def newton(
         iterations=jnp.asarray(0),
         products=jnp.asarray(0),
     )
-    # (kernel, directions, exit): half the traffic as long as float32 can tell right from wrong.
-    phases: list[tuple[Any, Any, Any, int, int]] = [
-        (jnp.float32, jnp.float32, 2e-5 * mass, 3, 100),
-        (jnp.float64, jnp.float64, 0.0, 30, 1000),
+    # Half the traffic as long as float32 can tell right from wrong.
+    phases: list[tuple[Any, Any, int, int]] = [
+        (jnp.float32, 2e-5 * mass, 3, 100),
+        (jnp.float64, 0.0, 30, 1000),
     ]
     if outer != jnp.float64:
-        phases = [(jnp.float32, jnp.float32, 0.0, 30, 300)]
-    for dtype, narrow_dtype, exit_error, patience, max_products in phases:
+        phases = [(jnp.float32, 0.0, 30, 300)]
+    for dtype, exit_error, patience, max_products in phases:
         state = _phase(
             operator,
             state._replace(error=jnp.full((), jnp.inf, outer), best_step=state.iterations),
@@ -272,7 +265,6 @@ def newton(
             epsilon,
             tolerance=jnp.maximum(tolerance, exit_error),
             dtype=dtype,
-            narrow_dtype=narrow_dtype,
             patience=patience,
             max_products=max_products,
             max_iterations=max_iterations,

@@ -37,6 +37,11 @@ def evaluate(sweep: Sweep, v: jax.Array, a: jax.Array, b: jax.Array) -> Point:
     return Point(v, u, columns, jnp.abs(b - columns).sum(-1))
 
 
+def evaluate_one(sweep: Sweep, v: jax.Array, a: jax.Array, b: jax.Array) -> Point:
+    """Evaluate one `v`, `(m,)`."""
+    return jax.tree.map(lambda array: array[0], evaluate(sweep, v[None], a, b))
+
+
 def conjugate_gradients(
     operator: Callable[[jax.Array], jax.Array],
     diagonal: jax.Array,
@@ -110,7 +115,7 @@ def solve_marginals(
     """
     sweep = operator.sweep(g, epsilon, b.dtype)
     zero = jnp.zeros_like(b)
-    point = jax.tree.map(lambda array: array[0], evaluate(sweep, zero[None], a, b))
+    point = evaluate_one(sweep, zero, a, b)
     scale, columns = jnp.exp(point.u), point.columns
     safe_a = jnp.where(a > 0, a, 1)
     weights = jnp.where(a > 0, scale**2 / safe_a, 0)

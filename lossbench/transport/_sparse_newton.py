@@ -13,7 +13,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from lossbench.transport._newton import Newton, conjugate_gradients
+from lossbench.transport._newton import Newton
+from lossbench.transport._schur import conjugate_gradients
 
 _SWEEPS = 20  # Sinkhorn sweeps before the first Newton step
 _BISECTIONS = 50
