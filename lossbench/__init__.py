@@ -10,7 +10,7 @@ import jax
 from lossbench._lazy import attach
 
 if TYPE_CHECKING:
-    from lossbench import bench, classification, data, robust, train, transport
+    from lossbench import bench, classification, data, robust, score, train, transport
     from lossbench._typing import checked
 
 __version__ = "0.1.0"
@@ -26,6 +26,7 @@ __getattr__, __dir__, _public = attach(
         "classification": [],
         "data": [],
         "robust": [],
+        "score": [],
         "train": [],
         "transport": [],
     },
@@ -37,6 +38,7 @@ __all__ = [
     "classification",
     "data",
     "robust",
+    "score",
     "train",
     "transport",
 ]
