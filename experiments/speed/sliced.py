@@ -1,18 +1,13 @@
 """Sliced Wasserstein with its gradient, and the time to 1% accuracy, against ott-jax and POT.
 
-Run `python experiments/speed/sliced.py` with the `peers` extra. All sides run in one process and
+Run `python -m experiments.speed.sliced` with the `peers` extra. All sides run in one process and
 take turns, in float32, on the same clouds and projections. numpy's bare sort of both clouds'
 projections, without any gradient, is the floor. OPENBLAS_CORETYPE and OPENBLAS_L2_SIZE should be
 unset, or numpy is slowed.
 """
 
 import json
-import os
-import platform
-import statistics
-import time
 from collections.abc import Callable
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +19,7 @@ import torch
 from matplotlib.figure import Figure
 from ott.tools import sliced as ott_sliced
 
+from experiments.speed.timing import interleave, machine
 from lossbench.transport import (
     control_variate_sliced_wasserstein,
     projected_wasserstein,
@@ -44,17 +40,6 @@ def clouds(n: int, d: int) -> tuple[np.ndarray, np.ndarray]:
     stretch = np.linspace(0.5, 1.5, d)
     x, y = rng.normal(size=(2, n, d))
     return x.astype("f4"), (y * stretch + 0.5).astype("f4")
-
-
-def interleave(sides: dict[str, Callable[[], object]], rounds: int = ROUNDS) -> dict[str, float]:
-    """Return each side's median seconds; one uncounted round compiles."""
-    times: dict[str, list[float]] = {name: [] for name in sides}
-    for _ in range(rounds + 1):
-        for name, side in sides.items():
-            start = time.perf_counter()
-            jax.block_until_ready(side())
-            times[name].append(time.perf_counter() - start)
-    return {name: statistics.median(seconds[1:]) for name, seconds in times.items()}
 
 
 def ott_value(x: jax.Array, y: jax.Array, directions: jax.Array) -> jax.Array:
@@ -104,7 +89,7 @@ def measure_gradient(n: int, d: int) -> dict[str, Any]:
     compiled = ours.lower(x, y, directions).compile()
     memory: Any = compiled.memory_analysis()
     return {
-        "seconds": interleave(sides),
+        "seconds": interleave(sides, ROUNDS),
         "difference of values": [
             abs(float(other) / float(value) - 1) for other in (ott_result[0], torch_result[0])
         ],
@@ -166,7 +151,7 @@ def measure_accuracy(n: int, d: int) -> dict[str, Any]:
                 x_host, y_host, projections=columns
             ),
         },
-        3,
+        ROUNDS,
     )
     return {
         "seconds": {s: t if s == "ours" else t * plain / part for s, t in seconds.items()},
@@ -197,7 +182,8 @@ def plot(record: dict[str, Any], path: Path) -> None:
         accuracy.bar_label(bars, fmt="%.2g", fontsize=7)
     accuracy.set_xticks(range(len(dimensions)), [f"d = {d}" for d in dimensions])
     accuracy.set(yscale="log", ylabel="seconds", title="to 1% of the mean over all directions")
-    accuracy.legend(fontsize=8)
+    accuracy.set(ylim=(1e-3, 5e3))
+    accuracy.legend(fontsize=8, ncols=4, loc="upper center")
     figure.savefig(path, dpi=150)
 
 
@@ -206,11 +192,7 @@ def main() -> None:
     record: dict[str, Any] = {
         "gradient": {str(n): measure_gradient(n, 3) for n in SIZES},
         "accuracy": {str(d): measure_accuracy(10_000, d) for d in (3, 50)},
-        "device": str(jax.devices()[0]),
-        "machine": platform.machine(),
-        "cores": os.cpu_count(),
-        "load": os.getloadavg(),
-        "versions": {name: version(name) for name in ("jax", "ott-jax", "POT", "torch", "numpy")},
+        **machine("ott-jax", "POT", "torch", "numpy"),
     }
     for title, cases in (("gradient, n", record["gradient"]), ("1%, d", record["accuracy"])):
         for case, found in cases.items():

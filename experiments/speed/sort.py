@@ -1,14 +1,11 @@
 """Sorting: `lossbench._math.sort` against `jnp.sort` and `numpy.sort`.
 
-Run `python experiments/speed/sort.py`. The sides take turns in one process, so that other load
+Run `python -m experiments.speed.sort`. The sides take turns in one process, so that other load
 falls on all of them alike; read the ratios, not the seconds. OPENBLAS_CORETYPE and
 OPENBLAS_L2_SIZE should be unset, or numpy is slowed.
 """
 
 import json
-import platform
-import statistics
-import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -18,22 +15,12 @@ import jax.numpy as jnp
 import matplotlib as mpl
 import numpy as np
 
+from experiments.speed.timing import interleave, machine
 from lossbench._math import argsort, sort
 
 SHAPE = (200, 10_000)
 ROUNDS = 9
 RESULTS = Path(__file__).parent / "results"
-
-
-def interleave(sides: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """Return each side's median seconds; one uncounted round compiles."""
-    times: dict[str, list[float]] = {name: [] for name in sides}
-    for _ in range(rounds + 1):
-        for name, side in sides.items():
-            start = time.perf_counter()
-            jax.block_until_ready(side())
-            times[name].append(time.perf_counter() - start)
-    return {name: statistics.median(seconds[1:]) for name, seconds in times.items()}
 
 
 def gradient(sort_fn: Callable[[jax.Array], jax.Array], weights: jax.Array) -> Callable:
@@ -102,9 +89,7 @@ def main() -> None:
         "shape": SHAPE,
         "rounds": ROUNDS,
         "seconds": seconds,
-        "device": str(jax.devices()[0]),
-        "machine": platform.machine(),
-        "versions": {"jax": jax.__version__, "numpy": np.__version__},
+        **machine("numpy"),
     }
     (RESULTS / "sort.json").write_text(json.dumps(record, indent=1) + "\n")
     plot(seconds, RESULTS / "sort.png")
