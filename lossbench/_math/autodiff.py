@@ -7,13 +7,15 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from lossbench._typing import PRNGKey
+
 Probe = Literal["rademacher", "gaussian", "sphere"]
 """Laws of a random vector v with E v v^T = I; those on the sphere have norm sqrt(d)."""
 
 BLOCK = 64  # tangents at once: beyond it memory counts, and the matrices are wide enough
 
 
-def draw_probes(key: jax.Array, probe: Probe, num_probes: int, x: jax.Array) -> jax.Array:
+def draw_probes(key: PRNGKey, probe: Probe, num_probes: int, x: jax.Array) -> jax.Array:
     """Draw `num_probes` vectors for each row of `x` (n, ...); returns (num_probes, n, ...)."""
     shape = (num_probes, *x.shape)
     if probe == "rademacher":

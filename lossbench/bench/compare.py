@@ -64,7 +64,7 @@ def compare(
     Raises `ValueError` for a loss that asks for what the task does not offer.
     """
     start = time.perf_counter()
-    resolved = resolve(losses, grid)
+    resolved = resolve(losses, grid, task.fixed)
     names = [loss.name for loss in resolved]
     baseline = baseline or ("cross_entropy" if "cross_entropy" in names else names[0])
     if baseline not in names:

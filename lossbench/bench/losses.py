@@ -7,6 +7,7 @@ import itertools
 import math
 import os
 import sys
+import types
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -33,11 +34,23 @@ def _label_smoothing(logits: Any, labels: Any, *, smoothing: Any = 0.1) -> Any:
     return (1 - smoothing) * cross_entropy + smoothing * uniform
 
 
+def _squared_error(predictions: Any, targets: Any) -> Any:
+    """Mean squared error of each example, from optax's losses."""
+    return optax.losses.squared_error(predictions, targets).mean(-1)
+
+
+def _absolute_error(predictions: Any, targets: Any) -> Any:
+    """Mean absolute error of each example."""
+    return abs(predictions - targets).mean(-1)
+
+
 BASELINES: dict[str, Callable] = {
+    "absolute_error": _absolute_error,
     "cross_entropy": _cross_entropy,
     "label_smoothing": _label_smoothing,
+    "squared_error": _squared_error,
 }
-"""Losses that optax has and comparisons need beside ours."""
+"""The ordinary losses that comparisons need beside ours, from optax where it has them."""
 
 
 @dataclass(frozen=True)
@@ -93,8 +106,13 @@ class Loss:
 def resolve(
     losses: Mapping[str, Callable | str] | Iterable[str],
     grid: Mapping[str, Mapping[str, Any]] | None = None,
+    fixed: Mapping[str, Any] = types.MappingProxyType({}),
 ) -> list[Loss]:
-    """Return the losses named or given, each with its grid; `grid` overrides the bench's own."""
+    """Return the losses named or given, each with its grid; `grid` overrides the bench's own.
+
+    `fixed` are hyper-parameters that the task knows, for the losses that have them: they go before
+    the bench's grids, and after `grid`.
+    """
     if isinstance(losses, str):
         losses = [losses]
     named = dict(losses) if isinstance(losses, Mapping) else {name: name for name in losses}
@@ -103,16 +121,21 @@ def resolve(
     for name in grid or {}:
         if name not in named:
             raise UnknownNameError("loss in grid=", name, named)
-    return [_loss(name, given, (grid or {}).get(name)) for name, given in named.items()]
+    return [_loss(name, given, (grid or {}).get(name), fixed) for name, given in named.items()]
 
 
-def _loss(name: str, given: Callable | str, grid: Mapping[str, Any] | None) -> Loss:
+def _loss(
+    name: str, given: Callable | str, grid: Mapping[str, Any] | None, fixed: Mapping[str, Any]
+) -> Loss:
     function = load(given) if isinstance(given, str) else given
     if not callable(function):
         raise UsageError(f"loss {name!r} must be a function or a name, got {type(function)}")
-    if grid is None:
-        grid = GRIDS.get(given, {}) if isinstance(given, str) else {}
     parameters = inspect.signature(function).parameters.values()
+    known = {p.name: fixed[p.name] for p in parameters if p.name in fixed}
+    if grid is None:
+        grid = {**(GRIDS.get(given, {}) if isinstance(given, str) else {}), **known}
+    else:
+        grid = {**known, **grid}
     for hyperparameter in grid:
         if not any(p.name == hyperparameter or p.kind is p.VAR_KEYWORD for p in parameters):
             raise UnknownNameError(

@@ -13,6 +13,11 @@ if TYPE_CHECKING:
         symmetric_label_noise,
         uniform_label_noise,
     )
+    from lossbench.data.planar import (
+        sample_checkerboard,
+        sample_moons,
+        sample_rings,
+    )
 
 __getattr__, __dir__, _public = attach(
     __name__,
@@ -25,6 +30,11 @@ __getattr__, __dir__, _public = attach(
             "symmetric_label_noise",
             "uniform_label_noise",
         ],
+        "planar": [
+            "sample_checkerboard",
+            "sample_moons",
+            "sample_rings",
+        ],
     },
 )
 
@@ -33,6 +43,9 @@ __all__ = [
     "class_subsample",
     "instance_dependent_label_noise",
     "pair_flip_label_noise",
+    "sample_checkerboard",
+    "sample_moons",
+    "sample_rings",
     "symmetric_label_noise",
     "uniform_label_noise",
 ]

@@ -230,8 +230,8 @@ def path_integral_metropolis(
         accept = jnp.log(jax.random.uniform(accept_key, rise.shape, rise.dtype)) < -rise
         return jnp.where(accept[:, None], proposal, x).astype(x.dtype), accept
 
-    x, accepted = lax.scan(step, widen(x), jax.random.split(key, num_steps))
-    return x, jnp.mean(accepted, axis=0, dtype=x.dtype)
+    end, accepted = lax.scan(step, widen(x), jax.random.split(key, num_steps))
+    return end, jnp.mean(accepted, axis=0, dtype=end.dtype)
 
 
 @typed

@@ -31,6 +31,7 @@ def score_weights(
     >>> print(score_weights(Karras(), jnp.array([0.5, 2.0]), "data"))
     [0.25 4.  ]
     """
+    t = widen(t)
     scale, std = process.scale(t), process.std(t)
     match weighting:
         case "noise":

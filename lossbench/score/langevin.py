@@ -94,9 +94,10 @@ def metropolis_langevin(
         )
         return kept, accept
 
-    x = widen(x)
-    (x, _, _), accepted = lax.scan(step, (x, *evaluate(x)), jax.random.split(key, num_steps))
-    return x, jnp.mean(accepted, axis=0, dtype=x.dtype)
+    start = widen(x)
+    keys = jax.random.split(key, num_steps)
+    (end, _, _), accepted = lax.scan(step, (start, *evaluate(start)), keys)
+    return end, jnp.mean(accepted, axis=0, dtype=end.dtype)
 
 
 @typed

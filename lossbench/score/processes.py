@@ -16,6 +16,7 @@ from lossbench._typing import AnyArray, Float, PRNGKey, Scalar, typed
 from lossbench.score._common import like_rows
 
 TimeLaw = Literal["uniform", "importance"]
+Number = jax.Array | float
 
 
 def _log_expm1(x: jax.Array) -> jax.Array:
@@ -26,9 +27,9 @@ def _log_expm1(x: jax.Array) -> jax.Array:
 class Process(abc.ABC):
     """A linear noising process. `t` is () or one time for each row (n,), in [t_min, t_max]."""
 
-    t_min: Scalar
+    t_min: Number
     """Where training and sampling stop: below it the score is too steep to learn."""
-    t_max: Scalar
+    t_max: Number
 
     @abc.abstractmethod
     def _scale(self, t: AnyArray) -> jax.Array: ...
@@ -78,7 +79,7 @@ class Process(abc.ABC):
     @typed
     def drift(self, x: Float[AnyArray, "n *d"], t: Float[AnyArray, "..."]) -> jax.Array:
         """Return a(t) x (n, *d)."""
-        return like_rows(self.drift_rate(t), x) * x
+        return like_rows(self.drift_rate(t), x) * jnp.asarray(x)
 
     @typed
     def perturb(
@@ -116,7 +117,8 @@ class Process(abc.ABC):
         t: Float[AnyArray, "..."],
     ) -> Float[jax.Array, "n *d"]:
         """Return E[x_0 | x_t = x], (x + std^2 score) / scale."""
-        return (x + like_rows(jnp.square(self.std(t)), x) * score) / like_rows(self.scale(t), x)
+        variance = like_rows(jnp.square(self.std(t)), x)
+        return (variance * score + x) / like_rows(self.scale(t), x)
 
     @typed
     def reverse_drift(
@@ -165,8 +167,8 @@ class Process(abc.ABC):
 class _LinearRate(Process):
     """beta(t) rises linearly; B(t) is its integral."""
 
-    beta_min: Scalar
-    beta_max: Scalar
+    beta_min: Number
+    beta_max: Number
 
     def _beta(self, t: AnyArray) -> jax.Array:
         return jnp.asarray(self.beta_min + (self.beta_max - self.beta_min) * t)
@@ -201,10 +203,10 @@ class VariancePreserving(_LinearRate):
     1.0
     """
 
-    beta_min: Scalar = 0.1
-    beta_max: Scalar = 20.0
-    t_min: Scalar = 1e-5
-    t_max: Scalar = 1.0
+    beta_min: Number = 0.1
+    beta_max: Number = 20.0
+    t_min: Number = 1e-5
+    t_max: Number = 1.0
 
     def _std(self, t: AnyArray) -> jax.Array:
         return jnp.sqrt(-jnp.expm1(-self._integral(t)))
@@ -231,10 +233,10 @@ class SubVariancePreserving(_LinearRate):
     1.0
     """
 
-    beta_min: Scalar = 0.1
-    beta_max: Scalar = 20.0
-    t_min: Scalar = 1e-5
-    t_max: Scalar = 1.0
+    beta_min: Number = 0.1
+    beta_max: Number = 20.0
+    t_min: Number = 1e-5
+    t_max: Number = 1.0
 
     def _std(self, t: AnyArray) -> jax.Array:
         return -jnp.expm1(-self._integral(t))
@@ -261,14 +263,14 @@ class VarianceExploding(Process):
     Song et al., ICLR 2021, arXiv 2011.13456.
 
     >>> import jax.numpy as jnp
-    >>> print(VarianceExploding().std(jnp.array([0.0, 1.0])).round(3))
-    [ 0.01 50.  ]
+    >>> print(VarianceExploding(sigma_min=1.0, sigma_max=4.0).std(jnp.array([0.0, 0.5])).round(4))
+    [1. 2.]
     """
 
-    sigma_min: Scalar = 0.01
-    sigma_max: Scalar = 50.0
-    t_min: Scalar = 1e-5
-    t_max: Scalar = 1.0
+    sigma_min: Number = 0.01
+    sigma_max: Number = 50.0
+    t_min: Number = 1e-5
+    t_max: Number = 1.0
 
     def _log_ratio(self) -> jax.Array:
         return jnp.log(jnp.asarray(self.sigma_max) / self.sigma_min)
@@ -304,8 +306,8 @@ class Karras(Process):
     [ 0.5 80. ]
     """
 
-    t_min: Scalar = 0.002
-    t_max: Scalar = 80.0
+    t_min: Number = 0.002
+    t_max: Number = 80.0
 
     def _scale(self, t: AnyArray) -> jax.Array:
         return jnp.ones_like(t)
@@ -338,10 +340,10 @@ class OrnsteinUhlenbeck(Process):
     0.7071
     """
 
-    rate: Scalar = 1.0
-    volatility: Scalar = 1.0
-    t_min: Scalar = 1e-5
-    t_max: Scalar = 10.0
+    rate: Number = 1.0
+    volatility: Number = 1.0
+    t_min: Number = 1e-5
+    t_max: Number = 10.0
 
     def _scale(self, t: AnyArray) -> jax.Array:
         return jnp.exp(-self.rate * jnp.asarray(t))

@@ -5,7 +5,7 @@ All scan over a falling grid of times (k + 1,), such as `Process.times` gives, a
 """
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -52,14 +52,14 @@ def euler_maruyama(
 
     >>> import jax, jax.numpy as jnp
     >>> from lossbench.score import Karras
-    >>> key, process = jax.random.key(0), Karras()
-    >>> exact = lambda x, t: (1 - x) / t[:, None] ** 2  # all mass at 1
-    >>> print(euler_maruyama(key, exact, jnp.zeros((1, 1)), process.times(50), process=process))
+    >>> key, x, process = jax.random.key(0), jnp.zeros((1, 1)), Karras()
+    >>> exact, times = lambda x, t: (1 - x) / t[:, None] ** 2, process.times(50, power=3.0)
+    >>> print(euler_maruyama(key, exact, x, times, process=process).round(1))  # all mass at 1
     [[1.]]
     """
     times = jnp.asarray(times)
 
-    def step(x: jax.Array, inputs: tuple[jax.Array, ...]) -> tuple[jax.Array, None]:
+    def step(x: jax.Array, inputs: Any) -> tuple[jax.Array, None]:
         start, end, noise_key, last = inputs
         mean, spread = _reverse_step(process, score_fn, x, start, end)
         noise = jax.random.normal(noise_key, x.shape, x.dtype)
@@ -133,8 +133,8 @@ def predictor_corrector(
     >>> import jax, jax.numpy as jnp
     >>> from lossbench.score import Karras
     >>> key, x, process = jax.random.key(0), jnp.zeros((1, 1)), Karras()
-    >>> exact = lambda x, t: (1 - x) / t[:, None] ** 2  # all mass at 1
-    >>> print(predictor_corrector(key, exact, x, process.times(50), process=process))
+    >>> exact, times = lambda x, t: (1 - x) / t[:, None] ** 2, process.times(50, power=3.0)
+    >>> print(predictor_corrector(key, exact, x, times, process=process).round(1))  # all mass at 1
     [[1.]]
     """
     times = jnp.asarray(times)
@@ -150,7 +150,7 @@ def predictor_corrector(
         moved = x + size * score + jnp.sqrt(2 * size) * noise
         return (moved.astype(x.dtype), t), None
 
-    def step(x: jax.Array, inputs: tuple[jax.Array, ...]) -> tuple[jax.Array, None]:
+    def step(x: jax.Array, inputs: Any) -> tuple[jax.Array, None]:
         start, end, step_key = inputs
         noise_key, *correctors = jax.random.split(step_key, 1 + corrector_steps)
         mean, spread = _reverse_step(process, score_fn, x, start, end)
@@ -161,8 +161,8 @@ def predictor_corrector(
         return x, None
 
     keys = jax.random.split(key, len(times) - 2)
-    x, _ = lax.scan(step, widen(x), (times[:-2], times[1:-1], keys))
-    return _reverse_step(process, score_fn, x, times[-2], times[-1])[0].astype(x.dtype)
+    end = lax.scan(step, widen(x), (times[:-2], times[1:-1], keys))[0]
+    return _reverse_step(process, score_fn, end, times[-2], times[-1])[0].astype(end.dtype)
 
 
 @typed
@@ -181,11 +181,12 @@ def karras_levels(
     >>> print(karras_levels(jnp.linspace(1, 0, 3)).round(3))
     [8.000e+01 2.515e+00 2.000e-03]
     """
+    fraction = widen(fraction)
     low, high = (jnp.asarray(sigma) ** (1 / rho) for sigma in (sigma_min, sigma_max))
-    level = (low + jnp.asarray(fraction) * (high - low)) ** rho
+    level = (low + fraction * (high - low)) ** rho
     # The ends are exact, not what rounding left of their roots' powers.
     level = jnp.where(fraction == 0, sigma_min, jnp.where(fraction == 1, sigma_max, level))
-    return level.astype(jnp.result_type(fraction))
+    return level.astype(fraction.dtype)
 
 
 @typed
@@ -231,7 +232,7 @@ def edm_sample(
     def slope(x: jax.Array, sigma: jax.Array) -> jax.Array:
         return (x - denoiser_fn(x, _everywhere(sigma, x))) / sigma
 
-    def step(x: jax.Array, inputs: tuple[jax.Array, ...]) -> tuple[jax.Array, None]:
+    def step(x: jax.Array, inputs: Any) -> tuple[jax.Array, None]:
         sigma, lower, noise_key = inputs
         x, higher = raised(x, sigma, noise_key)
         first = slope(x, higher)
@@ -239,9 +240,10 @@ def edm_sample(
         return (x + (lower - higher) * (first + slope(ahead, lower)) / 2).astype(x.dtype), None
 
     keys = jax.random.split(key, num)
-    x, _ = lax.scan(step, widen(x).astype(sigmas.dtype), (sigmas[:-1], sigmas[1:], keys[:-1]))
-    x, higher = raised(x, sigmas[-1], keys[-1])
-    return denoiser_fn(x, _everywhere(higher, x))
+    start = widen(x).astype(sigmas.dtype)
+    end = lax.scan(step, start, (sigmas[:-1], sigmas[1:], keys[:-1]))[0]
+    end, higher = raised(end, sigmas[-1], keys[-1])
+    return denoiser_fn(end, _everywhere(higher, end))
 
 
 @typed

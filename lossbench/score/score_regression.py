@@ -7,14 +7,15 @@ by gradient descent follows a kernel regression; run to convergence, it fits the
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-from lossbench._math import normalize, pairwise_euclidean, safe_norm, widen
+from lossbench._math import normalize, pairwise_euclidean, safe_norm, safe_sqrt, widen
 from lossbench._math.autodiff import row_dot
-from lossbench._typing import AnyArray, Float, Integer, PRNGKey, Real, Scalar, typed
+from lossbench._typing import AnyArray, Float, Integer, PRNGKey, Scalar, typed
 from lossbench.score._common import like_rows
 from lossbench.score.denoising import ScoreWeighting, score_weights
 from lossbench.score.processes import Process
@@ -68,6 +69,8 @@ def score_regression_loss(
     """
     error = widen(denoised) - widen(x)
     t = widen(t)
+    if weighting == "data":  # where std / scale overflows, its square times its inverse's is NaN
+        return row_dot(error, error) / 2
     weight = score_weights(process, t, weighting) * jnp.square(process.scale(t) / process.std(t))
     return (weight * row_dot(error, error) / 2).astype(error.dtype)
 
@@ -76,7 +79,7 @@ def score_regression_loss(
 def truncated_denoised(
     denoiser_fn: Callable[..., jax.Array],
     x: Float[AnyArray, "n *d"],
-    *args: AnyArray,
+    *args: Any,
     input_radius: Scalar,
     output_radius: Scalar,
 ) -> Float[jax.Array, "n *d"]:
@@ -132,7 +135,7 @@ def kernel_gradient_descent(
     gram: Float[AnyArray, "n n"],
     cross: Float[AnyArray, "q n"],
     targets: Float[AnyArray, "n k"],
-    times: Real[AnyArray, " t"],
+    times: Integer[AnyArray, " t"],
     *,
     step_size: Scalar | None = None,
 ) -> Float[jax.Array, "t q k"]:
@@ -143,7 +146,7 @@ def kernel_gradient_descent(
 
     `gram` K (n, n), positive semidefinite; `cross` (q, n), the kernel between the query points and
     the training points (`gram` again for the training points); `targets` Y (n, k); `times` (t,),
-    whole numbers >= 0. `step_size` is stable below 2 / the largest l; by default 1 / it. Returns
+    >= 0. `step_size` is stable below 2 / the largest l; by default 1 / it. Returns
     (t, q, k). O(n^3 + t q n k). Small eigenvalues drown in float32: late times want float64.
 
     Han, Razaviyayn and Xu, ICLR 2024, arXiv 2401.15604.
@@ -185,7 +188,7 @@ def local_rademacher_complexity(
     0.5
     """
     eigenvalues, radius = jnp.maximum(widen(eigenvalues), 0), widen(radius)
-    return jnp.sqrt(jnp.mean(jnp.minimum(eigenvalues, jnp.square(radius)[..., None]), axis=-1))
+    return safe_sqrt(jnp.mean(jnp.minimum(eigenvalues, jnp.square(radius)[..., None]), axis=-1))
 
 
 @typed
@@ -208,13 +211,13 @@ def early_stopping_time(
 
     >>> import jax.numpy as jnp
     >>> print(early_stopping_time(jnp.array([1.0, 0.1]), noise_std=0.1, step_size=1.0))
-    2
+    4
     """
 
     def learns_noise(time: jax.Array) -> jax.Array:
         length = step_size * time.astype(widen(eigenvalues).dtype)
         complexity = local_rademacher_complexity(eigenvalues, 1 / jnp.sqrt(length))
-        return 2 * jnp.e * noise_std * length * complexity > 1
+        return jnp.asarray(2 * jnp.e * noise_std * length * complexity > 1)
 
     # length * complexity grows with the time, so the first such time can be bisected.
     def halve(_: int, ends: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:

@@ -7,6 +7,10 @@ rest of the budget, so every loss gets the same number of tuning runs.
 from collections.abc import Mapping
 from typing import Any
 
-from lossbench.bench.grids import classification, transport
+from lossbench.bench.grids import classification, score, transport
 
-GRIDS: Mapping[str, Mapping[str, Any]] = {**classification.GRIDS, **transport.GRIDS}
+GRIDS: Mapping[str, Mapping[str, Any]] = {
+    **classification.GRIDS,
+    **score.GRIDS,
+    **transport.GRIDS,
+}

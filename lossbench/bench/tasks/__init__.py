@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from lossbench.bench.errors import UnknownNameError
-from lossbench.bench.tasks import autoencoder, classification, transport, transport_map
+from lossbench.bench.tasks import autoencoder, classification, score, transport, transport_map
 from lossbench.bench.tasks.classification import classification_task, from_folder
 from lossbench.bench.tasks.task import Task
 
@@ -16,6 +16,7 @@ __all__ = ["TASKS", "Task", "classification_task", "from_folder", "load_task"]
 TASKS: Mapping[str, Callable[..., Task]] = {
     **autoencoder.TASKS,
     **classification.TASKS,
+    **score.TASKS,
     **transport.TASKS,
     **transport_map.TASKS,
 }

@@ -17,17 +17,18 @@ class Task:
 
     `splits(key)` draws `train` and `validation` (the split, the noise) for one seed and gives the
     same `test` to every seed, so that no tuning run ever sees a test example. `outputs(params,
-    batch, key)` is what a loss may ask for by the names of its positional parameters. Each metric
-    maps those outputs to a scalar, the higher the better unless it is among `minimized`;
-    `objective` names the one that ranks. All functions are pure and run inside jit.
+    batch, key)` is what a loss may ask for by the names of its positional parameters: arrays, or
+    functions as `jax.tree_util.Partial` of the parameters. Each metric maps those outputs to a
+    scalar, the higher the better unless it is among `minimized`; `objective` names the one that
+    ranks. All functions are pure and run inside jit.
     """
 
     name: str
     description: str
     splits: Callable[[jax.Array], dict[str, Batch]]
     init: Callable[[jax.Array], Any]
-    outputs: Callable[[Any, Batch, jax.Array], dict[str, jax.Array]]
-    metrics: Mapping[str, Callable[[dict[str, jax.Array]], jax.Array]]
+    outputs: Callable[[Any, Batch, jax.Array], dict[str, Any]]
+    metrics: Mapping[str, Callable[[dict[str, Any]], jax.Array]]
     objective: str
     minimized: tuple[str, ...] = ()
     settings: Mapping[str, Any] = field(default_factory=dict)
@@ -38,6 +39,8 @@ class Task:
     """The range in which `compare` searches."""
     base_loss: Callable[[dict[str, jax.Array]], jax.Array] | None = None
     """A scalar of the outputs that training adds to every loss, such as a reconstruction error."""
+    fixed: Mapping[str, Any] = field(default_factory=dict)
+    """Hyper-parameters that the task knows, for every loss that has them; a user's grid wins."""
 
     def __post_init__(self) -> None:
         """Refuse to rank by what is not measured."""
