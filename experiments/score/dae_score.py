@@ -38,7 +38,7 @@ def energy_distance(x: jax.Array, y: jax.Array) -> jax.Array:
 def run(key: jax.Array, size: Size) -> dict[str, Any]:
     """Train an auto-encoder for each sigma and seed, and judge score, energy and samples."""
     seeds, steps, batch, points, moves = (
-        (3, 4000, 512, 2000, 400) if size == "full" else (1, 150, 64, 200, 30)
+        (3, 6000, 512, 2000, 400) if size == "full" else (1, 150, 64, 200, 30)
     )
     mixture = GaussianMixture.of(WEIGHTS, MEANS, STDS**2)
     model = mlp((2, 128, 128, 2), activation=jnp.tanh)
@@ -140,7 +140,7 @@ def plot(results: dict[str, Any]) -> Figure:
     for axes, name in ((energy, "path energy"), (other, "reconstruction error")):
         axes.plot(density, results[name], ".", markersize=2)
         correlation = np.mean(results[f"spearman of {name}"], axis=1)[0]
-        axes.set(xlabel="log p(x)", title=f"{name}, Spearman of its negative {correlation:.3f}")
+        axes.set(xlabel="log p(x)", title=f"{name}: Spearman {-correlation:.3f}")
     energy.set(ylabel="E(x) - E(mode), sigma = 0.1")
     other.set(ylabel="|r(x) - x|^2, sigma = 0.1", yscale="log")
     cloud.plot(*np.asarray(results["data"]).T, ".", markersize=2, label="data")
