@@ -139,6 +139,12 @@ def train_all(
     return lax.map(run, (keys, arms))
 
 
+def near_a_mode(samples: jax.Array) -> float:
+    """Share of the samples within three standard deviations of a component's mean."""
+    offsets = samples[:, None] - ring().means
+    return float(jnp.mean(jnp.min(jnp.linalg.norm(offsets, axis=-1), axis=1) < 3 * 0.06))
+
+
 def energy_distance(samples: jax.Array, data: jax.Array) -> float:
     return 2 * float(energy_set_loss(samples[None], data[None])[0])
 
@@ -158,6 +164,9 @@ def run(key: jax.Array, size: Size) -> dict[str, Any]:
             distances = [energy_distance(each, data) for each in own]
             results[f"{count}: {name}, by seed"] = distances
             results[f"{count}: {name}"] = float(np.mean(distances))
+            results[f"{count}, share near a mode: {name}"] = float(
+                np.mean(list(map(near_a_mode, own)))
+            )
             results[f"samples in {count}: {name}"] = own[0][:500]
     results["one step: improved / original"] = (
         results["one step: improved"] / results["one step: original"]
@@ -213,5 +222,8 @@ EXPERIMENT = Experiment(
     reported={
         "one step: improved / original": "FID 2.51 against 8.70 on CIFAR-10: 0.29",
     },
-    remark="",
+    remark="Dropping the teacher's average is what counts in energy distance: the original recipe "
+    "without it equals the improved one in one step (0.012). But the pictures differ: it fills the "
+    "disc, while the improved recipe finds the ring, and in two steps its modes (0.0014, data to "
+    "data 0.0004).",
 )

@@ -66,8 +66,8 @@ def adaptive_teacher_decay(
     Song, Dhariwal, Chen and Sutskever, ICML 2023, arXiv 2303.01469.
 
     >>> import jax.numpy as jnp
-    >>> print(adaptive_teacher_decay(jnp.array([3, 151])).round(4))
-    [0.9    0.9986]
+    >>> print(adaptive_teacher_decay(jnp.array([2, 3]), initial=0.5))
+    [0.25 0.5 ]
     """
     return jnp.exp(first * jnp.log(initial) / (jnp.asarray(num_scales) - 1))
 
@@ -104,10 +104,10 @@ def sample_adjacent_levels(
     if law == "uniform":
         index = jax.random.randint(key, (num,), 0, intervals)
     else:
-        ends = (
+        first, last = (
             (jnp.log(sigma) - log_sigma_mean) / log_sigma_std for sigma in (sigma_min, sigma_max)
         )
-        normal = jax.random.truncated_normal(key, *ends, (num,))
+        normal = jax.random.truncated_normal(key, first, last, (num,))
         sigma = jnp.exp(log_sigma_mean + log_sigma_std * normal)
         low, high, root = (jnp.asarray(each) ** (1 / rho) for each in (sigma_min, sigma_max, sigma))
         index = jnp.floor(intervals * (root - low) / (high - low)).astype(jnp.int32)

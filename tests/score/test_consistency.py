@@ -180,7 +180,7 @@ def test_losses_with_the_exact_flow_vanish_at_their_orders():
 def test_distillation_with_the_exact_flow_is_a_minimum():
     with jax.enable_x64(True):
         x = gaussian_data(2000)
-        lower, upper = sample_adjacent_levels(KEY, len(x), num_scales=40)
+        lower, upper = sample_adjacent_levels(KEY, len(x), num_scales=160)
 
         def loss(scale):
             def student(x, sigma):
