@@ -165,8 +165,8 @@ def backpropagation(key: jax.Array, data: dict[str, jax.Array], count: int) -> C
 def forward_forward(key: jax.Array, data: dict[str, jax.Array], count: int) -> Callable[..., Any]:
     """Two layers of 500; each tells true labels, shown beside the image, from wrong ones.
 
-    Hinton, arXiv 2212.13345: goodness is the mean of squares, its threshold 2, and a layer sees its
-    input's direction only.
+    Hinton, arXiv 2212.13345: goodness is the mean of squares, its threshold 2, and a layer sees
+    only the direction of its input, brought to a mean square of 1.
     """
     width, threshold = 500, 2.0
     init_key, train_key = jax.random.split(key)
@@ -177,24 +177,26 @@ def forward_forward(key: jax.Array, data: dict[str, jax.Array], count: int) -> C
         hidden = jnp.concatenate([x, jax.nn.one_hot(labels, CLASSES)], axis=1)
         values = []
         for layer in params:
-            size = jnp.linalg.norm(lax.stop_gradient(hidden), axis=1, keepdims=True)
-            hidden = jax.nn.relu(dense(layer, lax.stop_gradient(hidden) / (size + 1e-4)))
+            hidden = lax.stop_gradient(hidden)
+            size = jnp.sqrt(jnp.mean(jnp.square(hidden), axis=1, keepdims=True))
+            hidden = jax.nn.relu(dense(layer, hidden / (size + 1e-4)))
             values.append(jnp.mean(jnp.square(hidden), axis=1))
         return values
 
     def loss(key: jax.Array, params: Any, x: jax.Array, labels: jax.Array) -> jax.Array:
         wrong = (labels + jax.random.randint(key, labels.shape, 1, CLASSES)) % CLASSES
         pairs = zip(goodness(params, x, labels), goodness(params, x, wrong), strict=True)
-        return sum(
+        losses = [
             jax.nn.softplus(threshold - true) + jax.nn.softplus(false - threshold)
             for true, false in pairs
-        )
+        ]
+        return jnp.sum(jnp.stack(losses), axis=0)
 
     params = descend(train_key, data, count, params, loss)
 
     def predict(key: jax.Array, x: jax.Array) -> dict[str, jax.Array]:
         def total(label: jax.Array) -> jax.Array:
-            return sum(goodness(params, x, jnp.full(len(x), label)))
+            return jnp.sum(jnp.stack(goodness(params, x, jnp.full(len(x), label))), axis=0)
 
         return {"forward-forward": lax.map(total, jnp.arange(CLASSES)).T}
 
@@ -258,7 +260,7 @@ def accuracies(
 
     def one(inputs: tuple[jax.Array, dict[str, jax.Array], dict[str, jax.Array]]) -> Any:
         key, train, test = inputs
-        found = {}
+        found: dict[str, dict[str, jax.Array]] = {}
         for i, method in enumerate((noprop, backpropagation, forward_forward, continuous, flow)):
             train_key, predict_key = jax.random.split(jax.random.fold_in(key, i))
             predict = method(train_key, train, count)
@@ -272,7 +274,7 @@ def accuracies(
 
 
 def run(key: jax.Array, size: Size) -> dict[str, Any]:
-    seeds, count = (5, 60) if size == "full" else (1, 2)
+    seeds, count = (5, 100) if size == "full" else (1, 2)
     x, labels = load_digits(return_X_y=True)
     split_key, run_key = jax.random.split(key)
     order = jax.vmap(lambda key: jax.random.permutation(key, len(x)))(
@@ -331,5 +333,8 @@ EXPERIMENT = Experiment(
         "test accuracy: back-propagation": "99.5 on MNIST",
         "test accuracy: forward-forward": "98.6 on MNIST",
     },
-    remark="",
+    remark="Parity, but no gain: 96.9 against 97.2 by back-propagation; forward-forward, 96.2, is within "
+    "a point too. A single block that sees nothing but noise has 97.1: here the blocks are "
+    "repeated classifiers and the later ones add nothing. As in the paper the continuous form is "
+    "a little weaker (96.5), and flow matching with one-hot embeddings much (87.2).",
 )

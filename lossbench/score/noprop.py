@@ -114,7 +114,8 @@ def noprop_loss(
     """
     x, embeddings = jnp.asarray(x), widen(embeddings)
     alpha_bar = jnp.asarray(alpha_bar, embeddings.dtype)
-    targets = class_targets(embeddings, jnp.asarray(labels))
+    labels = jnp.asarray(labels)
+    targets = class_targets(embeddings, labels)
     snr = alpha_bar / (1 - alpha_bar)
     if snr_cap is not None:
         snr = jnp.minimum(snr, snr_cap)

@@ -60,8 +60,8 @@ def noprop_gamma(
     arXiv 2107.00630.
 
     >>> import jax.numpy as jnp
-    >>> print(noprop_gamma(noprop_gamma_init(), jnp.array([0.0, 0.5, 1.0])).round(3))
-    [ 4.  0. -4.]
+    >>> print(noprop_gamma(noprop_gamma_init(), jnp.array([0.0, 1.0])))
+    [ 4. -4.]
     """
     t = widen(t)
     slope, heights, rates = (jax.nn.softplus(widen(each)) for each in params[:3])
@@ -70,6 +70,7 @@ def noprop_gamma(
         return slope * t + jax.nn.sigmoid(t[..., None] * rates + widen(params.offsets)) @ heights
 
     low, high = rise(jnp.zeros_like(t, shape=())), rise(jnp.ones_like(t, shape=()))
+    start, end = jnp.asarray(start), jnp.asarray(end)
     return (start + (end - start) * (rise(t) - low) / (high - low)).astype(t.dtype)
 
 
@@ -111,7 +112,8 @@ def noprop_continuous_loss(
     [0. 0.]
     """
     x, embeddings = jnp.asarray(x), widen(embeddings)
-    targets = class_targets(embeddings, jnp.asarray(labels))
+    labels = jnp.asarray(labels)
+    targets = class_targets(embeddings, labels)
     ends_key, time_key, noise_key = jax.random.split(key, 3)
     first, last = jax.nn.sigmoid(-gamma_fn(jnp.arange(2.0, dtype=targets.dtype)))
     t = jax.random.uniform(time_key, (len(targets),), targets.dtype)
@@ -258,8 +260,8 @@ def noprop_flow_sample(
 
     >>> import jax.numpy as jnp
     >>> z = jnp.array([[2.0]])
-    >>> print(noprop_flow_sample(lambda z, x, t: 0 * z + t[:, None], z, z, method="heun"))
-    [[2.5]]
+    >>> print(noprop_flow_sample(lambda z, x, t: 1 + 0 * z, z, z, num_steps=4))
+    [[3.]]
     """
     z, x = widen(z), jnp.asarray(x)
 

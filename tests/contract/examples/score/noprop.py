@@ -10,7 +10,7 @@ rng = np.random.default_rng(0)
 Z = rng.normal(size=(6, 3)).astype(np.float32)
 X = rng.normal(size=(6, 4)).astype(np.float32)
 T = rng.uniform(0.1, 0.9, 6).astype(np.float32)
-LABELS = np.array([0, 1, 2, 0, 1, 2], np.int32)
+LABELS = np.array([0, 0, 1, 1, 2, 2], np.int32)
 EMBEDDINGS = rng.normal(size=(3, 3)).astype(np.float32)
 ALPHA_BAR = np.array([0.01, 0.3, 0.7, 0.95], np.float32)
 PARAMS = rng.normal(size=(3, 4, 3)).astype(np.float32)
@@ -71,10 +71,10 @@ EXAMPLES = {
     "noprop_velocity": Example((network, Z, X, T), rows=(1, 2, 3), kwargs={"gamma_fn": gamma}),
     # Which example is the prototype is a choice; the value is that example.
     "prototype_embeddings": Example(
-        (X, LABELS),
+        (X, LABELS // 2),
         rows=(0, 1),
         result="scalar",
-        kwargs={"num_classes": 3},
+        kwargs={"num_classes": 2},
         part=lambda prototypes: jnp.sum(jnp.cos(prototypes)),
     ),
     "radial_readout": Example((Z, EMBEDDINGS), rows=(0,), traced={"std": (0.5, 1.0)}),
