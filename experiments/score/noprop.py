@@ -333,8 +333,8 @@ EXPERIMENT = Experiment(
         "test accuracy: back-propagation": "99.5 on MNIST",
         "test accuracy: forward-forward": "98.6 on MNIST",
     },
-    remark="Parity, but no gain: 96.9 against 97.2 by back-propagation; forward-forward, 96.2, is within "
-    "a point too. A single block that sees nothing but noise has 97.1: here the blocks are "
+    remark="Parity, but no gain: 96.9 against 97.2 by back-propagation; forward-forward, 96.2, is "
+    "within a point too. A single block that sees nothing but noise has 97.1: here the blocks are "
     "repeated classifiers and the later ones add nothing. As in the paper the continuous form is "
     "a little weaker (96.5), and flow matching with one-hot embeddings much (87.2).",
 )
