@@ -11,6 +11,7 @@ Z = rng.normal(size=(6, 3)).astype(np.float32)
 X = rng.normal(size=(6, 4)).astype(np.float32)
 T = rng.uniform(0.1, 0.9, 6).astype(np.float32)
 LABELS = np.array([0, 0, 1, 1, 2, 2], np.int32)
+PAIR = np.array([0, 1, 0, 1, 0, 1], np.int32)
 EMBEDDINGS = rng.normal(size=(3, 3)).astype(np.float32)
 ALPHA_BAR = np.array([0.01, 0.3, 0.7, 0.95], np.float32)
 PARAMS = rng.normal(size=(3, 4, 3)).astype(np.float32)
@@ -69,9 +70,9 @@ EXAMPLES = {
     ),
     "noprop_update": TRAINING,
     "noprop_velocity": Example((network, Z, X, T), rows=(1, 2, 3), kwargs={"gamma_fn": gamma}),
-    # Which example is the prototype is a choice; the value is that example.
+    # Three a class: of two examples each is as near to the other, and their order decides.
     "prototype_embeddings": Example(
-        (X, LABELS // 2),
+        (X, PAIR),
         rows=(0, 1),
         result="scalar",
         kwargs={"num_classes": 2},
