@@ -27,6 +27,14 @@ if TYPE_CHECKING:
         energy_score,
         hutchinson_divergence,
     )
+    from lossbench.score.fokker_planck import (
+        fokker_planck_box_penalty,
+        fokker_planck_loss,
+        fokker_planck_rate,
+        log_density_fokker_planck_residual,
+        score_fokker_planck_loss,
+        score_fokker_planck_residual,
+    )
     from lossbench.score.langevin import (
         annealed_langevin,
         langevin,
@@ -35,6 +43,11 @@ if TYPE_CHECKING:
     from lossbench.score.mixtures import (
         GaussianMixture,
     )
+    from lossbench.score.ode_sde_gap import (
+        ode_sde_gap,
+        ode_sde_gap_bound,
+        reverse_sde_log_density,
+    )
     from lossbench.score.processes import (
         Karras,
         OrnsteinUhlenbeck,
@@ -42,6 +55,22 @@ if TYPE_CHECKING:
         SubVariancePreserving,
         VarianceExploding,
         VariancePreserving,
+    )
+    from lossbench.score.proximal_networks import (
+        InputConvexParams,
+        annealed_proximal_matching_loss,
+        input_convex_init,
+        input_convex_potential,
+        proximal_matching_loss,
+        proximal_matching_width,
+        proximal_operator,
+    )
+    from lossbench.score.proximal_solvers import (
+        LeastSquaresProximal,
+        invert_proximal,
+        learned_prior,
+        plug_and_play_admm,
+        plug_and_play_gradient,
     )
     from lossbench.score.samplers import (
         edm_sample,
@@ -71,6 +100,14 @@ if TYPE_CHECKING:
         implicit_time_score_matching,
         time_score_log_ratio,
     )
+    from lossbench.score.unnormalized import (
+        CompositionalState,
+        compositional_likelihood_init,
+        compositional_likelihood_loss,
+        effective_sample_size,
+        log_partition_importance,
+        noise_contrastive_loss,
+    )
 
 __getattr__, __dir__, _public = attach(
     __name__,
@@ -97,6 +134,14 @@ __getattr__, __dir__, _public = attach(
             "energy_score",
             "hutchinson_divergence",
         ],
+        "fokker_planck": [
+            "fokker_planck_box_penalty",
+            "fokker_planck_loss",
+            "fokker_planck_rate",
+            "log_density_fokker_planck_residual",
+            "score_fokker_planck_loss",
+            "score_fokker_planck_residual",
+        ],
         "langevin": [
             "annealed_langevin",
             "langevin",
@@ -105,6 +150,11 @@ __getattr__, __dir__, _public = attach(
         "mixtures": [
             "GaussianMixture",
         ],
+        "ode_sde_gap": [
+            "ode_sde_gap",
+            "ode_sde_gap_bound",
+            "reverse_sde_log_density",
+        ],
         "processes": [
             "Karras",
             "OrnsteinUhlenbeck",
@@ -112,6 +162,22 @@ __getattr__, __dir__, _public = attach(
             "SubVariancePreserving",
             "VarianceExploding",
             "VariancePreserving",
+        ],
+        "proximal_networks": [
+            "InputConvexParams",
+            "annealed_proximal_matching_loss",
+            "input_convex_init",
+            "input_convex_potential",
+            "proximal_matching_loss",
+            "proximal_matching_width",
+            "proximal_operator",
+        ],
+        "proximal_solvers": [
+            "LeastSquaresProximal",
+            "invert_proximal",
+            "learned_prior",
+            "plug_and_play_admm",
+            "plug_and_play_gradient",
         ],
         "samplers": [
             "edm_sample",
@@ -141,18 +207,32 @@ __getattr__, __dir__, _public = attach(
             "implicit_time_score_matching",
             "time_score_log_ratio",
         ],
+        "unnormalized": [
+            "CompositionalState",
+            "compositional_likelihood_init",
+            "compositional_likelihood_loss",
+            "effective_sample_size",
+            "log_partition_importance",
+            "noise_contrastive_loss",
+        ],
     },
 )
 
 __all__ = [
+    "CompositionalState",
     "GaussianMixture",
+    "InputConvexParams",
     "Karras",
+    "LeastSquaresProximal",
     "OrnsteinUhlenbeck",
     "Process",
     "SubVariancePreserving",
     "VarianceExploding",
     "VariancePreserving",
     "annealed_langevin",
+    "annealed_proximal_matching_loss",
+    "compositional_likelihood_init",
+    "compositional_likelihood_loss",
     "conservativity_gap",
     "contractive_loss",
     "denoising_autoencoder_loss",
@@ -164,28 +244,49 @@ __all__ = [
     "edm_loss",
     "edm_sample",
     "edm_scalings",
+    "effective_sample_size",
     "energy_difference",
     "energy_score",
     "euler_maruyama",
     "explicit_score_matching",
     "finite_difference_score_matching",
+    "fokker_planck_box_penalty",
+    "fokker_planck_loss",
+    "fokker_planck_rate",
     "hutchinson_divergence",
     "implicit_score_matching",
     "implicit_time_score_matching",
+    "input_convex_init",
+    "input_convex_potential",
+    "invert_proximal",
     "karras_levels",
     "kernel_gradient_descent",
     "langevin",
+    "learned_prior",
     "local_rademacher_complexity",
+    "log_density_fokker_planck_residual",
+    "log_partition_importance",
     "metropolis_langevin",
+    "noise_contrastive_loss",
+    "ode_sde_gap",
+    "ode_sde_gap_bound",
     "optimal_reconstruction",
     "path_integral_metropolis",
+    "plug_and_play_admm",
+    "plug_and_play_gradient",
     "predictor_corrector",
     "probability_flow",
     "probability_flow_log_density",
+    "proximal_matching_loss",
+    "proximal_matching_width",
+    "proximal_operator",
     "reconstruction_contractive_loss",
     "reconstruction_score",
     "regression_pairs",
     "relu_ntk",
+    "reverse_sde_log_density",
+    "score_fokker_planck_loss",
+    "score_fokker_planck_residual",
     "score_regression_loss",
     "score_weights",
     "sliced_score_matching",
