@@ -1,0 +1,161 @@
+"""Laplace data in Gaussian noise: what squared, absolute and proximal matching losses learn."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import lax
+from matplotlib.figure import Figure
+
+from lossbench import train
+from lossbench.bench import Experiment
+from lossbench.bench.experiment import Size
+from lossbench.score import (
+    InputConvexParams,
+    input_convex_init,
+    input_convex_potential,
+    learned_prior,
+    proximal_matching_loss,
+    proximal_operator,
+)
+
+METHODS = ("squared", "absolute", "proximal matching")
+# Proximal matching: the absolute error for 2000 steps, then these widths, 1000 steps each.
+PRETRAIN, STAGE, TOTAL = 2000, 1000, 6000
+WIDTHS = np.array([1.0, 0.6, 0.4, 0.3], np.float32)
+WIDTH_RATES = np.array([1e-3, 1e-3, 3e-4, 3e-4], np.float32)
+BATCH = 1000
+
+
+def potential(params: InputConvexParams, y: jax.Array) -> jax.Array:
+    return input_convex_potential(params, y, sharpness=10.0)
+
+
+def stage(step: jax.Array) -> jax.Array:
+    return jnp.clip((step - PRETRAIN) // STAGE, 0, len(WIDTHS) - 1)
+
+
+def member(h: dict[str, jax.Array], key: jax.Array) -> train.Run:
+    matching = h["method"] == METHODS.index("proximal matching")
+
+    def learning_rate(step: jax.Array) -> jax.Array:
+        plain = jnp.where(step < 4000, 1e-3, 1e-4)
+        narrowing = jnp.where(step < PRETRAIN, 1e-3, jnp.asarray(WIDTH_RATES)[stage(step)])
+        return jnp.where(matching, narrowing, plain)
+
+    def loss_fn(params: Any, step: jax.Array, _: Any, key: jax.Array) -> Any:
+        data_key, noise_key = jax.random.split(key)
+        x = jax.random.laplace(data_key, (BATCH, 1))
+        y = x + jax.random.normal(noise_key, x.shape)
+        denoised = proximal_operator(lambda y: potential(params, y), y)
+        narrow = matching & (step >= PRETRAIN)
+        losses = (
+            lambda: jnp.square(denoised - x)[:, 0],
+            lambda: jnp.abs(denoised - x)[:, 0],
+            lambda: proximal_matching_loss(denoised, x, gamma=jnp.asarray(WIDTHS)[stage(step)]),
+        )
+        which = jnp.where(matching, jnp.where(narrow, 2, 1), h["method"])
+        return lax.switch(which, losses).mean(), (step + 1, {})
+
+    optimizer = optax.chain(
+        optax.scale_by_adam(),
+        optax.scale_by_learning_rate(learning_rate),
+        optax.masked(optax.keep_params_nonnegative(), InputConvexParams.nonnegative()),
+    )
+    params = input_convex_init(key, in_dim=1, hidden=32, layers=2)
+    return train.Run(loss_fn, params, optimizer, {"unused": jnp.zeros(1)}, jnp.zeros((), int))
+
+
+def posterior_mean_and_median(y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    x = np.linspace(-15, 15, 20_001)
+    posterior = np.exp(-np.abs(x) - (x - y[:, None]) ** 2 / 2)
+    posterior /= posterior.sum(1, keepdims=True)
+    below = posterior.cumsum(1)
+    return posterior @ x, x[np.argmax(below >= 0.5, axis=1)]
+
+
+def run(key: jax.Array, size: Size) -> dict[str, Any]:
+    seeds, steps = (3, TOTAL) if size == "full" else (1, 20)
+    trained = train.sweep(
+        member,
+        {"method": jnp.repeat(jnp.arange(len(METHODS)), seeds)},
+        keys=jnp.tile(jax.random.split(key, seeds), len(METHODS)),
+        steps=steps,
+        batch_size=1,
+        progress=False,
+    )
+    y, x = np.linspace(-3.5, 3.5, 141), np.linspace(-2, 2, 81)
+    soft = np.sign(y) * np.maximum(np.abs(y) - 1, 0)
+
+    @jax.jit
+    def judge(params: Any) -> dict[str, jax.Array]:
+        def fn(y: jax.Array) -> jax.Array:
+            return potential(params, y)
+
+        points, at = jnp.asarray(y, jnp.float32)[:, None], jnp.asarray(x, jnp.float32)[:, None]
+        denoised, prior = proximal_operator(fn, points)[:, 0], learned_prior(fn, at)
+        prior = prior - prior[len(x) // 2]
+        return {
+            "error of the denoiser": jnp.mean(jnp.abs(denoised - soft)),
+            "error of the prior": jnp.mean(jnp.abs(prior - jnp.abs(x))),
+            "denoisers": denoised,
+            "priors": prior,
+        }
+
+    judged = jax.jit(lambda params: lax.map(judge, params))(trained.params)
+    results: dict[str, Any] = {
+        name: dict(
+            zip(METHODS, np.asarray(v).reshape(len(METHODS), seeds, *v.shape[1:]), strict=True)
+        )
+        for name, v in judged.items()
+    }
+    mean, median = posterior_mean_and_median(y)
+    denoisers = results["denoisers"]
+    results["squared error's denoiser to the posterior mean"] = float(
+        np.abs(denoisers["squared"] - mean).mean()
+    )
+    results["absolute error's denoiser to the posterior median"] = float(
+        np.abs(denoisers["absolute"] - median).mean()
+    )
+    results["y"], results["x"] = y, x
+    return results
+
+
+def holds(results: dict[str, Any]) -> bool:
+    return all(
+        results[error]["proximal matching"].mean()
+        <= min(results[error][method].mean() for method in ("squared", "absolute")) / 2
+        for error in ("error of the denoiser", "error of the prior")
+    )
+
+
+def plot(results: dict[str, Any]) -> Figure:
+    figure = Figure(figsize=(11, 4), layout="constrained")
+    denoiser, prior = figure.subplots(1, 2)
+    y, x = results["y"], results["x"]
+    denoiser.plot(y, np.sign(y) * np.maximum(np.abs(y) - 1, 0), "k:", label="soft threshold (MAP)")
+    prior.plot(x, np.abs(x), "k:", label="|x|, minus log density")
+    for method in METHODS:
+        for i, curve in enumerate(results["denoisers"][method]):
+            (line,) = denoiser.plot(y, curve, lw=1, label=None if i else method)
+            line.set_color(f"C{METHODS.index(method)}")
+        for i, curve in enumerate(results["priors"][method]):
+            prior.plot(x, curve, f"C{METHODS.index(method)}", lw=1, label=None if i else method)
+    denoiser.set(xlabel="noisy y", ylabel="denoised f(y)", title="denoisers, each seed")
+    prior.set(xlabel="x", ylabel="R(x) - R(0)", title="the priors that they stand for")
+    for axis in (denoiser, prior):
+        axis.legend(fontsize=8)
+    return figure
+
+
+EXPERIMENT = Experiment(
+    paper="learned-proximal",
+    claim="On Laplace data a network trained by proximal matching becomes the MAP denoiser, and "
+    "its prior minus the log density: both errors are at most half of those after training with "
+    "squared or absolute error",
+    run=run,
+    holds=holds,
+    plot=plot,
+)
