@@ -195,8 +195,8 @@ EXPERIMENT = Experiment(
     "samples come nearer to the data (the SDE's may go further)",
     remark="One dimension, 3000 steps of 192 points, the residual at the noised data. All three "
     "parts of the paper's claim appear: gap and flow improve, the SDE's samples get worse. With "
-    "the paper's points, spread evenly over a box, so small a budget is spent on empty corners: the "
-    "gap grows. The paper's run has 10^5 steps of 20,000 points.",
+    "the paper's points, spread evenly over a box, so small a budget is spent on empty corners and "
+    "the gap grows; the paper's own run has 10^5 steps of 20,000 points.",
     run=run,
     holds=holds,
     plot=plot,
