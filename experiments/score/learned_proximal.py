@@ -21,11 +21,17 @@ from lossbench.score import (
     proximal_operator,
 )
 
-METHODS = ("squared", "absolute", "proximal matching")
-# Proximal matching: the absolute error for 2000 steps, then these widths, 1000 steps each.
-PRETRAIN, STAGE, TOTAL = 2000, 1000, 6000
-WIDTHS = np.array([1.0, 0.6, 0.4, 0.3], np.float32)
-WIDTH_RATES = np.array([1e-3, 1e-3, 3e-4, 3e-4], np.float32)
+METHODS = ("squared", "absolute", "proximal matching", "proximal matching to 0.1")
+# The absolute error for 2000 steps, then proximal matching for 4000, in equal stages.
+PRETRAIN, TOTAL = 2000, 6000
+WIDTHS = {
+    "proximal matching": (1.0, 0.6, 0.4, 0.3),
+    "proximal matching to 0.1": (0.5, 0.4, 0.3, 0.2, 0.1),  # the paper's
+}
+RATES = {
+    "proximal matching": (1e-3, 1e-3, 3e-4, 3e-4),
+    "proximal matching to 0.1": (1e-3, 3e-4, 3e-4, 1e-4, 1e-4),
+}
 BATCH = 1000
 
 
@@ -33,16 +39,21 @@ def potential(params: InputConvexParams, y: jax.Array) -> jax.Array:
     return input_convex_potential(params, y, sharpness=10.0)
 
 
-def stage(step: jax.Array) -> jax.Array:
-    return jnp.clip((step - PRETRAIN) // STAGE, 0, len(WIDTHS) - 1)
+def staged(table: dict[str, tuple[float, ...]], method: jax.Array, step: jax.Array) -> jax.Array:
+    """The entry of a method's table at a step."""
+    values = []
+    for stages in table.values():
+        stage = (step - PRETRAIN) * len(stages) // (TOTAL - PRETRAIN)
+        values.append(jnp.asarray(stages)[jnp.clip(stage, 0, len(stages) - 1)])
+    return jnp.where(method == METHODS.index("proximal matching"), *values)
 
 
 def member(h: dict[str, jax.Array], key: jax.Array) -> train.Run:
-    matching = h["method"] == METHODS.index("proximal matching")
+    matching = h["method"] >= METHODS.index("proximal matching")
 
     def learning_rate(step: jax.Array) -> jax.Array:
         plain = jnp.where(step < 4000, 1e-3, 1e-4)
-        narrowing = jnp.where(step < PRETRAIN, 1e-3, jnp.asarray(WIDTH_RATES)[stage(step)])
+        narrowing = jnp.where(step < PRETRAIN, 1e-3, staged(RATES, h["method"], step))
         return jnp.where(matching, narrowing, plain)
 
     def loss_fn(params: Any, step: jax.Array, _: Any, key: jax.Array) -> Any:
@@ -54,7 +65,7 @@ def member(h: dict[str, jax.Array], key: jax.Array) -> train.Run:
         losses = (
             lambda: jnp.square(denoised - x)[:, 0],
             lambda: jnp.abs(denoised - x)[:, 0],
-            lambda: proximal_matching_loss(denoised, x, gamma=jnp.asarray(WIDTHS)[stage(step)]),
+            lambda: proximal_matching_loss(denoised, x, gamma=staged(WIDTHS, h["method"], step)),
         )
         which = jnp.where(matching, jnp.where(narrow, 2, 1), h["method"])
         return lax.switch(which, losses).mean(), (step + 1, {})
@@ -68,12 +79,20 @@ def member(h: dict[str, jax.Array], key: jax.Array) -> train.Run:
     return train.Run(loss_fn, params, optimizer, {"unused": jnp.zeros(1)}, jnp.zeros((), int))
 
 
-def posterior_mean_and_median(y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    x = np.linspace(-15, 15, 20_001)
+def minimisers(y: np.ndarray) -> dict[str, np.ndarray]:
+    """What each loss asks for at each y: the posterior's mean, its median, its smoothed mode."""
+    x = np.linspace(-12, 12, 6001)
     posterior = np.exp(-np.abs(x) - (x - y[:, None]) ** 2 / 2)
     posterior /= posterior.sum(1, keepdims=True)
-    below = posterior.cumsum(1)
-    return posterior @ x, x[np.argmax(below >= 0.5, axis=1)]
+    guesses = np.linspace(-3.5, 3.5, 1401)
+    found = {
+        "squared": posterior @ x,
+        "absolute": x[np.argmax(posterior.cumsum(1) >= 0.5, axis=1)],
+    }
+    for method, widths in WIDTHS.items():
+        kernel = np.exp(-((x[:, None] - guesses) ** 2) / widths[-1] ** 2)
+        found[method] = guesses[np.argmax(posterior @ kernel, axis=1)]
+    return found
 
 
 def run(key: jax.Array, size: Size) -> dict[str, Any]:
@@ -111,14 +130,14 @@ def run(key: jax.Array, size: Size) -> dict[str, Any]:
         )
         for name, v in judged.items()
     }
-    mean, median = posterior_mean_and_median(y)
-    denoisers = results["denoisers"]
-    results["squared error's denoiser to the posterior mean"] = float(
-        np.abs(denoisers["squared"] - mean).mean()
-    )
-    results["absolute error's denoiser to the posterior median"] = float(
-        np.abs(denoisers["absolute"] - median).mean()
-    )
+    least = minimisers(y)
+    results["error of the loss's own minimiser"] = {
+        method: float(np.abs(values - soft).mean()) for method, values in least.items()
+    }
+    results["denoiser to the loss's minimiser"] = {
+        method: np.abs(results["denoisers"][method] - values).mean(1)
+        for method, values in least.items()
+    }
     results["y"], results["x"] = y, x
     return results
 
@@ -155,6 +174,9 @@ EXPERIMENT = Experiment(
     claim="On Laplace data a network trained by proximal matching becomes the MAP denoiser, and "
     "its prior minus the log density: both errors are at most half of those after training with "
     "squared or absolute error",
+    remark="The last width, 0.3, is our setting's and not the paper's: the loss itself has its "
+    "minimum 0.045 from the MAP denoiser there, and a network trained for 6000 steps adds half as "
+    "much. The row 'to 0.1', the paper's last width, has no part in the verdict.",
     run=run,
     holds=holds,
     plot=plot,
