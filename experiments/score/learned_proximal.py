@@ -41,11 +41,13 @@ def potential(params: InputConvexParams, y: jax.Array) -> jax.Array:
 
 def staged(table: dict[str, tuple[float, ...]], method: jax.Array, step: jax.Array) -> jax.Array:
     """The entry of a method's table at a step."""
-    values = []
-    for stages in table.values():
+
+    def now(stages: tuple[float, ...]) -> jax.Array:
         stage = (step - PRETRAIN) * len(stages) // (TOTAL - PRETRAIN)
-        values.append(jnp.asarray(stages)[jnp.clip(stage, 0, len(stages) - 1)])
-    return jnp.where(method == METHODS.index("proximal matching"), *values)
+        return jnp.asarray(stages)[jnp.clip(stage, 0, len(stages) - 1)]
+
+    plain, to_the_end = map(now, table.values())
+    return jnp.where(method == METHODS.index("proximal matching"), plain, to_the_end)
 
 
 def member(h: dict[str, jax.Array], key: jax.Array) -> train.Run:
