@@ -20,8 +20,8 @@ from lossbench.score.proximal_networks import proximal_operator
 
 Potential = Callable[[jax.Array], jax.Array]
 Field = Callable[[jax.Array], jax.Array]
-_Conjugates = tuple[jax.Array, jax.Array, jax.Array, jax.Array, jax.Array]
 LinearSolver = Literal["direct", "conjugate_gradient"]
+_Conjugates = tuple[jax.Array, jax.Array, jax.Array, jax.Array, jax.Array]
 
 
 class _Search(NamedTuple):

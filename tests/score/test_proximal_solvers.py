@@ -87,8 +87,8 @@ def test_inverse_of_a_quadratic_and_its_derivatives_are_linear_solves(linear_sol
         (by_scale, by_x), y = jax.tree.map(np.asarray, evaluate(1.0, x))
     inverse = np.linalg.inv(matrix)
     np.testing.assert_allclose(y, (x - shift) @ inverse, atol=1e-9)
-    # Conjugate gradients stop at a relative residual of 1e-5.
-    loose = 1e-9 if linear_solver == "direct" else 1e-3
+    # Conjugate gradients stop at a relative residual of 1e-6.
+    loose = 1e-9 if linear_solver == "direct" else 1e-5
     np.testing.assert_allclose(by_x, weights @ inverse, atol=loose)
     np.testing.assert_allclose(by_scale, -np.sum(weights * y), rtol=loose)
 
