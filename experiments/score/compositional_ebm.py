@@ -328,6 +328,13 @@ EXPERIMENT = Experiment(
     "estimation: a tenth of the steps of gradient descent for the mean of a Gaussian (4, noise "
     "N(0, 1)), smaller errors on the way by stochastic steps (noise N(0, 4)), also than the "
     "plug-in estimate, and a better density of a ring",
+    remark="The landscape (1 step against 11) and the speed (mean error 0.15 against 0.24 and "
+    "0.33) are as claimed; the density is not: with noise this close to the data contrast is "
+    "nearly efficient (ring: 2.53 against 2.56, the truth 2.47), and the running average helps "
+    "over the plug-in estimate at 8 noise points only (2.75 against 2.84, contrast 2.73). Contrast "
+    "also ends nearer to the mean, and wins throughout where the noise is narrow: there the "
+    "weights vary by exp(theta^2) - 1. Where log Z moves with theta the running average lags, and "
+    "the plug-in estimate wins. At mean 3 contrast needs 6 steps at its best size, at mean 6 90.",
     run=run,
     holds=holds,
     plot=plot,
