@@ -161,10 +161,10 @@ EXPERIMENT = Experiment(
     holds=holds,
     plot=plot,
     remark=(
-        "Fails in one of five demands, narrowly: at sigma = 0.1 the path energies' rank correlation "
-        "is 0.943 in the mean of three seeds, not 0.95 (at 0.3 it is 0.975). The paths between "
-        "modes cross empty space, where at 0.1 hardly any noised point ever trains the score, so "
-        "energies of different modes are offset; within a mode they are right. Score error, "
+        "Fails in one of five demands, narrowly: at sigma = 0.1 the rank correlation of path "
+        "energies is 0.943 in the mean of three seeds, not 0.95 (at 0.3 it is 0.975). The paths "
+        "between modes cross empty space, where at 0.1 hardly any noised point trains the score, "
+        "so energies of different modes are offset; within a mode they are right. Score error, "
         "sampling and the contrast with reconstruction errors (0.68) are as claimed."
     ),
 )

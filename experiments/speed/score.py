@@ -169,12 +169,12 @@ def plot(record: dict[str, Any], path: Path) -> None:
         if side == "one pass of the potential":
             continue
         shown = [d for d in DIMENSIONS if side in record["seconds"][str(d)]]
-        style = {"linestyle": "--"} if side.startswith("torch") else {}
+        style = {"linestyle": "--" if side.startswith("torch") else "-", "marker": "o"}
         values = [record["seconds"][str(d)][side] for d in shown]
-        seconds.loglog(shown, values, "o-", label=side, markersize=4, **style)
+        seconds.loglog(shown, values, label=side, markersize=4, **style)
         if "one pass" not in side:
             found = [record["passes"][str(d)][side] for d in shown]
-            passes.loglog(shown, found, "o-", label=side, markersize=4, **style)
+            passes.loglog(shown, found, label=side, markersize=4, **style)
     passes.set(xlabel="dimension", ylabel="value and gradient / one pass")
     seconds.set(xlabel="dimension", ylabel="seconds", title=f"batch {BATCH}, width {WIDTH}")
     for axes in (passes, seconds):
