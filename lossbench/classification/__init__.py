@@ -38,6 +38,14 @@ if TYPE_CHECKING:
         minimizability_gap,
         minimizability_gap_bound,
     )
+    from lossbench.classification.factored_output import (
+        FactoredOutput,
+        factored_output_init,
+        factored_output_refresh,
+        factored_output_statistics,
+        factored_output_step,
+        factored_output_weights,
+    )
     from lossbench.classification.ldr import (
         crammer_singer_loss,
         ldr_kl_loss,
@@ -49,6 +57,32 @@ if TYPE_CHECKING:
     from lossbench.classification.ldr_topk import (
         capped_entropic_weights,
         ldr_topk_kl_loss,
+    )
+    from lossbench.classification.multi_sample_dropout import (
+        flip_second_half,
+        multi_sample_dropout_loss,
+        random_pad_pool,
+    )
+    from lossbench.classification.nested_dropout import (
+        WidthChoice,
+        co_teaching_losses,
+        expected_nested_loss,
+        forget_schedule,
+        nested_dropout,
+        select_width,
+        small_loss_mask,
+        truncation_law,
+    )
+    from lossbench.classification.spherical import (
+        SphericalStatistics,
+        spherical_softmax_from_statistics,
+        spherical_softmax_loss,
+        spherical_squared_error_from_statistics,
+        spherical_statistics,
+        taylor_softmax_from_statistics,
+        taylor_softmax_loss,
+        z_loss,
+        z_loss_from_statistics,
     )
 
 __getattr__, __dir__, _public = attach(
@@ -87,6 +121,14 @@ __getattr__, __dir__, _public = attach(
             "minimizability_gap",
             "minimizability_gap_bound",
         ],
+        "factored_output": [
+            "FactoredOutput",
+            "factored_output_init",
+            "factored_output_refresh",
+            "factored_output_statistics",
+            "factored_output_step",
+            "factored_output_weights",
+        ],
         "ldr": [
             "crammer_singer_loss",
             "ldr_kl_loss",
@@ -99,11 +141,40 @@ __getattr__, __dir__, _public = attach(
             "capped_entropic_weights",
             "ldr_topk_kl_loss",
         ],
+        "multi_sample_dropout": [
+            "flip_second_half",
+            "multi_sample_dropout_loss",
+            "random_pad_pool",
+        ],
+        "nested_dropout": [
+            "WidthChoice",
+            "co_teaching_losses",
+            "expected_nested_loss",
+            "forget_schedule",
+            "nested_dropout",
+            "select_width",
+            "small_loss_mask",
+            "truncation_law",
+        ],
+        "spherical": [
+            "SphericalStatistics",
+            "spherical_softmax_from_statistics",
+            "spherical_softmax_loss",
+            "spherical_squared_error_from_statistics",
+            "spherical_statistics",
+            "taylor_softmax_from_statistics",
+            "taylor_softmax_loss",
+            "z_loss",
+            "z_loss_from_statistics",
+        ],
     },
 )
 
 __all__ = [
     "AldrKlState",
+    "FactoredOutput",
+    "SphericalStatistics",
+    "WidthChoice",
     "adv_comp_sum_objective",
     "adversarial_comp_sum_margin_loss",
     "aldr_kl_init",
@@ -111,6 +182,7 @@ __all__ = [
     "aldr_kl_temperature",
     "aldr_kl_update",
     "capped_entropic_weights",
+    "co_teaching_losses",
     "comp_sum_conditional_minimizer",
     "comp_sum_conditional_minimum",
     "comp_sum_conditional_risk",
@@ -120,6 +192,14 @@ __all__ = [
     "comp_sum_phi",
     "crammer_singer_loss",
     "drift_attack",
+    "expected_nested_loss",
+    "factored_output_init",
+    "factored_output_refresh",
+    "factored_output_statistics",
+    "factored_output_step",
+    "factored_output_weights",
+    "flip_second_half",
+    "forget_schedule",
     "generalized_cross_entropy_loss",
     "h_consistency_bound",
     "h_consistency_bound_closed",
@@ -131,9 +211,23 @@ __all__ = [
     "mean_absolute_error_loss",
     "minimizability_gap",
     "minimizability_gap_bound",
+    "multi_sample_dropout_loss",
+    "nested_dropout",
     "normalize_scores",
+    "random_pad_pool",
     "score_gaps",
+    "select_width",
+    "small_loss_mask",
     "smooth_adversarial_comp_sum_loss",
+    "spherical_softmax_from_statistics",
+    "spherical_softmax_loss",
+    "spherical_squared_error_from_statistics",
+    "spherical_statistics",
     "sum_exponential_loss",
     "symmetric_limit_loss",
+    "taylor_softmax_from_statistics",
+    "taylor_softmax_loss",
+    "truncation_law",
+    "z_loss",
+    "z_loss_from_statistics",
 ]
