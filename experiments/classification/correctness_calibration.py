@@ -27,6 +27,8 @@ from lossbench.classification import (
 )
 
 TRAIN, CALIBRATE = 400, 700
+# Until the network is over-confident: after 300 it is not yet.
+EPOCHS = 1000
 NETWORK, AWARE, BALANCED = "network, cross-entropy", "network, aware", "network, balanced"
 CALIBRATORS = ("none", "one temperature", NETWORK, AWARE, BALANCED)
 MEASURES = ("ECE", "top-1 Brier score", "AUC of correctness", "confidence of narrow mistakes")
@@ -87,9 +89,7 @@ def draw(seed: int) -> dict[str, np.ndarray]:
     }
 
 
-def descend(
-    loss: Callable[[Any], jax.Array], params: Any, optimizer: Any, steps: int | jax.Array
-) -> Any:
+def descend(loss: Callable[[Any], jax.Array], params: Any, optimizer: Any, steps: int) -> Any:
     def step(_: Any, carry: Any) -> Any:
         params, state = carry
         updates, state = optimizer.update(jax.grad(loss)(params), state)
@@ -114,9 +114,9 @@ def measure(logits: jax.Array, labels: jax.Array) -> jax.Array:
     )
 
 
-@functools.partial(jax.jit, static_argnames=("epochs", "steps"))
+@functools.partial(jax.jit, static_argnames="steps")
 def calibrate(
-    keys: jax.Array, data: dict[str, jax.Array], epochs: int, steps: int
+    keys: jax.Array, data: dict[str, jax.Array], steps: int
 ) -> tuple[jax.Array, jax.Array]:
     """Measures (seeds, splits, calibrators, measures) and accuracies (seeds, splits)."""
     model = mlp((64, 64, 10))
@@ -130,7 +130,7 @@ def calibrate(
         def training_loss(params: Any) -> jax.Array:
             return cross_entropy(model.apply(params, data["train"])["logits"], train_labels)
 
-        params = descend(training_loss, model.init(model_key), optax.adam(1e-3), epochs)
+        params = descend(training_loss, model.init(model_key), optax.adam(1e-3), EPOCHS)
 
         def see(seen: jax.Array) -> tuple[jax.Array, jax.Array]:
             outputs = model.apply(params, seen)["logits"]
@@ -160,11 +160,11 @@ def calibrate(
 
 
 def run(key: jax.Array, size: Size) -> dict[str, Any]:
-    seeds, epochs, steps = (5, 300, 400) if size == "full" else (1, 100, 50)
+    seeds, steps = (5, 400) if size == "full" else (1, 100)
     offset = int(jax.random.randint(key, (), 0, 2**20))
     drawn = [draw(offset + seed) for seed in range(seeds)]
     data = {name: jnp.stack([jnp.asarray(each[name]) for each in drawn]) for name in drawn[0]}
-    measured, accuracies = calibrate(jax.random.split(key, seeds), data, epochs, steps)
+    measured, accuracies = calibrate(jax.random.split(key, seeds), data, steps)
     results: dict[str, Any] = {}
     for i, split in enumerate(SPLITS):
         results[f"{split}: accuracy"] = float(accuracies[:, i].mean())
@@ -221,5 +221,10 @@ EXPERIMENT = Experiment(
     run=run,
     holds=holds,
     plot=plot,
-    reported={"rotated: ECE": "competitive with the state of the art (ImageNet variants)"},
+    reported={"rotated: ECE, network, aware": "competitive with others (ImageNet variants)"},
+    remark="By small margins, and for an over-confident network: after 300 steps of training "
+    "instead of 1000 it is under-confident, and the two losses calibrate alike. One temperature "
+    "for all is the stronger rival, ahead of both networks when rotated. The claim of a better "
+    "separation of right from wrong does not show (AUC). The balanced form, the authors' code, "
+    "wins when rotated because half of the examples are wrong there, as it supposes always.",
 )

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from matplotlib.figure import Figure
 from sklearn.datasets import load_breast_cancer, load_digits
-from sklearn.svm import SVC
+from sklearn.linear_model import LogisticRegression
 
 from lossbench.bench import Experiment
 from lossbench.bench.experiment import Size
@@ -38,10 +38,10 @@ def digit_pair(first: int, second: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def breast_cancer() -> tuple[np.ndarray, np.ndarray]:
-    """The tumours that a hard-margin machine gets right, each feature standardised."""
+    """The tumours that one hyperplane gets right, each feature standardised."""
     x, labels = load_breast_cancer(return_X_y=True)
     x = (x - x.mean(0)) / x.std(0)
-    right = SVC(C=1e8, kernel="linear", max_iter=1_000_000).fit(x, labels).predict(x) == labels
+    right = LogisticRegression(C=100, max_iter=10_000).fit(x, labels).predict(x) == labels
     return x[right], labels[right] == 1
 
 
@@ -79,6 +79,7 @@ def descend(
 
 def perceptron_distance(x: jax.Array, labels: jax.Array, normalize: bool) -> jax.Array:
     """Largest distance, relative, of 30 iterates at a step size of 1e8 from the perceptron's."""
+    signs = 2 * labels - 1
 
     def step(directions: Any, _: None) -> tuple[Any, jax.Array]:
         large, infinite = (
@@ -86,7 +87,9 @@ def perceptron_distance(x: jax.Array, labels: jax.Array, normalize: bool) -> jax
             for direction, rate in zip(directions, (1e8, jnp.inf), strict=True)
         )
         gap = jnp.linalg.norm(large - infinite) / jnp.linalg.norm(infinite)
-        return (large, infinite), gap
+        # The perceptron halts once the classes are separated, normalised descent never does.
+        done = jnp.all(signs * (x @ directions[1]) > 0)
+        return (large, infinite), jnp.where(done, 0, gap)
 
     start = jnp.zeros(x.shape[1], x.dtype)
     return jax.lax.scan(step, (start, start), length=30)[1].max()
@@ -177,7 +180,8 @@ def plot(results: dict[str, Any]) -> Figure:
             loss.loglog(results["rates"], found["largest loss"], styles[form], **style)
     iterations.set(xlabel="step size", ylabel="iterations to separate", title="real data")
     loss.set(xlabel="step size", ylabel="largest logistic loss on the way", title="real data")
-    hard.legend(*hard.get_legend_handles_labels(), loc="upper left", fontsize=7)
+    hard.set_ylim(1, 1e7)
+    hard.legend(*hard.get_legend_handles_labels(), loc="upper left", fontsize=7, ncols=2)
     figure.legend(
         *loss.get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=8
     )
@@ -197,4 +201,10 @@ EXPERIMENT = Experiment(
         "hard instance, plain, rate inf: slope in n": "1 (theorem, worst case)",
         "hard instance, normalised, rate inf: slope in n": "0 (theorem, worst case)",
     },
+    remark="The limit and the worst case are as claimed: on the hard instance plain descent takes "
+    "a number of iterations proportional to n, normalised descent nine at most at steps from 10 "
+    "on. On real data the worst case need not show, and two pairs of digits decide: plain descent "
+    "at its best step separates 1 from 7 in two iterations and 4 from 9 in 16, normalised descent "
+    "at step 100 in 18 and 35, and iterations do not fall with the step throughout, as the "
+    "perceptron's wander. On the tumours and on 3 and 8 all is as claimed.",
 )
