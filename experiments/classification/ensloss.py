@@ -186,7 +186,12 @@ EXPERIMENT = Experiment(
     holds=holds,
     plot=plot,
     reported={
-        "overlapping clusters: p-value": "< 0.05 on 11 of 14 tabular sets, on 3 no difference",
+        "overlapping clusters: p-value": "< 0.05 on 11 of 14 tabular sets",
         "digits: p-value": "< 0.05 on 42 of 45 pairs of CIFAR-10's classes (ResNet-50)",
     },
+    remark="Against cross-entropy the claim stands on both sets (p = 0.002 and 0.005), and on the "
+    "overlapping clusters against all. On digits with flipped labels the hinge loss ends a point "
+    "ahead: the validation split gives it the smallest rate, at which it has hardly begun to fit "
+    "the flips, and EnsLoss a rate at which it has; at its best epoch EnsLoss is ahead there too. "
+    "The paper tunes no rate and finds the hinge behind on 13 of 14 sets.",
 )
