@@ -204,7 +204,7 @@ def plot(results: dict[str, Any]) -> Figure:
     accuracies.set(xlabel="test accuracy (mean and spread over seeds)", yticks=range(len(NAMES)))
     accuracies.set_yticklabels(NAMES)
     accuracies.invert_yaxis()
-    accuracies.legend(fontsize=7, loc="best")
+    accuracies.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, fontsize=8)
     separated.barh(NAMES, [results[f"{name}: separability"] for name in NAMES])
     separated.set(xlabel="variance between over within classes", title="attacked features")
     separated.invert_yaxis()
