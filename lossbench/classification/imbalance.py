@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from lossbench._math import masked_logsumexp, widen
+from lossbench._math import widen
 from lossbench._typing import AnyArray, Bool, Float, Integer, Scalar, check, typed
 from lossbench.classification._common import check_labels, exprel, label_nll, take_label
 from lossbench.classification.label_contrastive import feature_separation_loss
@@ -70,10 +70,12 @@ def focal_loss(
     >>> print(focal_loss(jnp.zeros((1, 2)), jnp.array([0])).round(4))
     [0.1733]
     """
-    nll, logits = label_nll(logits, labels), widen(logits)
-    others = jnp.arange(logits.shape[1]) != jnp.asarray(labels)[:, None]
-    log_rest = masked_logsumexp(logits, others, axis=1) - jax.nn.logsumexp(logits, axis=1)
-    return jnp.exp(jnp.asarray(gamma, nll.dtype) * log_rest) * nll
+    nll = label_nll(logits, labels)
+    rest = -jnp.expm1(-nll)
+    # At p_y = 1 the loss is 0, whatever the power of 0 and its derivative by gamma.
+    uncertain = rest > 0
+    fade = jnp.where(uncertain, rest, 1) ** jnp.asarray(gamma, nll.dtype)
+    return jnp.where(uncertain, fade * nll, 0)
 
 
 @typed
