@@ -121,7 +121,7 @@ def accuracies(key: jax.Array, size: Size, draw: Any) -> dict[str, np.ndarray]:
         keys=jax.random.split(key, seeds)[seed],
         steps=steps,
         batch_size=64,
-        log_every=steps // 20 if size == "full" else steps,
+        log_every=steps // 10 if size == "full" else steps,
         progress=False,
     )
     history = result.history["evaluate"]
