@@ -1,4 +1,4 @@
-"""Losses of class scores and labels: comp-sum and label-distributionally robust."""
+"""Losses of class scores and labels, measures of calibration, and ways to train classifiers."""
 
 from typing import TYPE_CHECKING
 
@@ -38,6 +38,34 @@ if TYPE_CHECKING:
         minimizability_gap,
         minimizability_gap_bound,
     )
+    from lossbench.classification.confusion_losses import (
+        amplify,
+        anyloss,
+        anyloss_from_logits,
+        confusion_accuracy,
+        confusion_balanced_accuracy,
+        confusion_f_beta,
+        confusion_geometric_mean,
+        confusion_jaccard,
+        confusion_matthews,
+        score_oriented_loss,
+        soft_confusion_matrix,
+    )
+    from lossbench.classification.correctness_calibration import (
+        TemperatureNetwork,
+        consistency_features,
+        correctness_aware_loss,
+        correctness_balance_weights,
+        network_temperatures,
+        temperature_network_init,
+        temperature_scaling,
+    )
+    from lossbench.classification.evaluation import (
+        brier_score,
+        correctness_auroc,
+        expected_calibration_error,
+        kolmogorov_smirnov_calibration_error,
+    )
     from lossbench.classification.factored_output import (
         FactoredOutput,
         factored_output_init,
@@ -45,6 +73,17 @@ if TYPE_CHECKING:
         factored_output_statistics,
         factored_output_step,
         factored_output_weights,
+    )
+    from lossbench.classification.imbalance import (
+        class_balanced_weights,
+        focal_loss,
+        gaussian_reweighting_errors,
+        label_distribution_aware_margin_loss,
+        srat_loss,
+    )
+    from lossbench.classification.label_contrastive import (
+        feature_separation_loss,
+        multilabel_contrastive_loss,
     )
     from lossbench.classification.ldr import (
         crammer_singer_loss,
@@ -58,10 +97,23 @@ if TYPE_CHECKING:
         capped_entropic_weights,
         ldr_topk_kl_loss,
     )
+    from lossbench.classification.loss_ensembles import (
+        ensloss,
+        ensloss_derivatives,
+        inverse_box_cox,
+    )
     from lossbench.classification.multi_sample_dropout import (
         flip_second_half,
         multi_sample_dropout_loss,
         random_pad_pool,
+    )
+    from lossbench.classification.multilabel import (
+        hybrid_multilabel_loss,
+        label_correlation_loss,
+        label_correlation_matrix,
+        multilabel_class_weights,
+        multilabel_positive_weights,
+        weighted_binary_cross_entropy,
     )
     from lossbench.classification.nested_dropout import (
         WidthChoice,
@@ -72,6 +124,13 @@ if TYPE_CHECKING:
         select_width,
         small_loss_mask,
         truncation_law,
+    )
+    from lossbench.classification.normalized_descent import (
+        SeparationResult,
+        logistic_descent_step,
+        normalize_by_logistic_weight,
+        normalized_logistic_weights,
+        separate,
     )
     from lossbench.classification.spherical import (
         SphericalStatistics,
@@ -121,6 +180,34 @@ __getattr__, __dir__, _public = attach(
             "minimizability_gap",
             "minimizability_gap_bound",
         ],
+        "confusion_losses": [
+            "amplify",
+            "anyloss",
+            "anyloss_from_logits",
+            "confusion_accuracy",
+            "confusion_balanced_accuracy",
+            "confusion_f_beta",
+            "confusion_geometric_mean",
+            "confusion_jaccard",
+            "confusion_matthews",
+            "score_oriented_loss",
+            "soft_confusion_matrix",
+        ],
+        "correctness_calibration": [
+            "TemperatureNetwork",
+            "consistency_features",
+            "correctness_aware_loss",
+            "correctness_balance_weights",
+            "network_temperatures",
+            "temperature_network_init",
+            "temperature_scaling",
+        ],
+        "evaluation": [
+            "brier_score",
+            "correctness_auroc",
+            "expected_calibration_error",
+            "kolmogorov_smirnov_calibration_error",
+        ],
         "factored_output": [
             "FactoredOutput",
             "factored_output_init",
@@ -128,6 +215,17 @@ __getattr__, __dir__, _public = attach(
             "factored_output_statistics",
             "factored_output_step",
             "factored_output_weights",
+        ],
+        "imbalance": [
+            "class_balanced_weights",
+            "focal_loss",
+            "gaussian_reweighting_errors",
+            "label_distribution_aware_margin_loss",
+            "srat_loss",
+        ],
+        "label_contrastive": [
+            "feature_separation_loss",
+            "multilabel_contrastive_loss",
         ],
         "ldr": [
             "crammer_singer_loss",
@@ -141,10 +239,23 @@ __getattr__, __dir__, _public = attach(
             "capped_entropic_weights",
             "ldr_topk_kl_loss",
         ],
+        "loss_ensembles": [
+            "ensloss",
+            "ensloss_derivatives",
+            "inverse_box_cox",
+        ],
         "multi_sample_dropout": [
             "flip_second_half",
             "multi_sample_dropout_loss",
             "random_pad_pool",
+        ],
+        "multilabel": [
+            "hybrid_multilabel_loss",
+            "label_correlation_loss",
+            "label_correlation_matrix",
+            "multilabel_class_weights",
+            "multilabel_positive_weights",
+            "weighted_binary_cross_entropy",
         ],
         "nested_dropout": [
             "WidthChoice",
@@ -155,6 +266,13 @@ __getattr__, __dir__, _public = attach(
             "select_width",
             "small_loss_mask",
             "truncation_law",
+        ],
+        "normalized_descent": [
+            "SeparationResult",
+            "logistic_descent_step",
+            "normalize_by_logistic_weight",
+            "normalized_logistic_weights",
+            "separate",
         ],
         "spherical": [
             "SphericalStatistics",
@@ -173,7 +291,9 @@ __getattr__, __dir__, _public = attach(
 __all__ = [
     "AldrKlState",
     "FactoredOutput",
+    "SeparationResult",
     "SphericalStatistics",
+    "TemperatureNetwork",
     "WidthChoice",
     "adv_comp_sum_objective",
     "adversarial_comp_sum_margin_loss",
@@ -181,7 +301,12 @@ __all__ = [
     "aldr_kl_loss",
     "aldr_kl_temperature",
     "aldr_kl_update",
+    "amplify",
+    "anyloss",
+    "anyloss_from_logits",
+    "brier_score",
     "capped_entropic_weights",
+    "class_balanced_weights",
     "co_teaching_losses",
     "comp_sum_conditional_minimizer",
     "comp_sum_conditional_minimum",
@@ -190,44 +315,80 @@ __all__ = [
     "comp_sum_gradient_weight",
     "comp_sum_loss",
     "comp_sum_phi",
+    "confusion_accuracy",
+    "confusion_balanced_accuracy",
+    "confusion_f_beta",
+    "confusion_geometric_mean",
+    "confusion_jaccard",
+    "confusion_matthews",
+    "consistency_features",
+    "correctness_auroc",
+    "correctness_aware_loss",
+    "correctness_balance_weights",
     "crammer_singer_loss",
     "drift_attack",
+    "ensloss",
+    "ensloss_derivatives",
+    "expected_calibration_error",
     "expected_nested_loss",
     "factored_output_init",
     "factored_output_refresh",
     "factored_output_statistics",
     "factored_output_step",
     "factored_output_weights",
+    "feature_separation_loss",
     "flip_second_half",
+    "focal_loss",
     "forget_schedule",
+    "gaussian_reweighting_errors",
     "generalized_cross_entropy_loss",
     "h_consistency_bound",
     "h_consistency_bound_closed",
     "h_consistency_transform",
+    "hybrid_multilabel_loss",
+    "inverse_box_cox",
+    "kolmogorov_smirnov_calibration_error",
+    "label_correlation_loss",
+    "label_correlation_matrix",
+    "label_distribution_aware_margin_loss",
     "ldr_kl_loss",
     "ldr_kl_weights",
     "ldr_topk_kl_loss",
+    "logistic_descent_step",
     "margin_drift",
     "mean_absolute_error_loss",
     "minimizability_gap",
     "minimizability_gap_bound",
     "multi_sample_dropout_loss",
+    "multilabel_class_weights",
+    "multilabel_contrastive_loss",
+    "multilabel_positive_weights",
     "nested_dropout",
+    "network_temperatures",
+    "normalize_by_logistic_weight",
     "normalize_scores",
+    "normalized_logistic_weights",
     "random_pad_pool",
     "score_gaps",
+    "score_oriented_loss",
     "select_width",
+    "separate",
     "small_loss_mask",
     "smooth_adversarial_comp_sum_loss",
+    "soft_confusion_matrix",
     "spherical_softmax_from_statistics",
     "spherical_softmax_loss",
     "spherical_squared_error_from_statistics",
     "spherical_statistics",
+    "srat_loss",
     "sum_exponential_loss",
     "symmetric_limit_loss",
     "taylor_softmax_from_statistics",
     "taylor_softmax_loss",
+    "temperature_network_init",
+    "temperature_scaling",
     "truncation_law",
+    "weighted_binary_cross_entropy",
     "z_loss",
     "z_loss_from_statistics",
 ]

@@ -5,7 +5,10 @@ import jax.numpy as jnp
 import optax
 
 from lossbench._math import widen
-from lossbench._typing import AnyArray, Scalar, check
+from lossbench._typing import AnyArray, Float, Scalar, check
+
+BinaryLogits = Float[AnyArray, " n"] | Float[AnyArray, "n 2"]
+"""Scores of two classes: one number an example for class 1 against 0, or one for either class."""
 
 # Powers of 1/p are continued linearly beyond e^30: 1e13 can still be squared and summed in float32.
 _LARGEST_EXPONENT = 30.0
@@ -38,6 +41,25 @@ def take_label(scores: jax.Array, labels: AnyArray) -> jax.Array:
     return jnp.take_along_axis(scores, jnp.asarray(labels)[:, None], axis=1)[:, 0]
 
 
+def binary_scores(logits: AnyArray) -> jax.Array:
+    """The score (n,) of class 1 against class 0, of logits (n,) or (n, 2)."""
+    logits = widen(logits)
+    return logits if logits.ndim == 1 else logits[:, 1] - logits[:, 0]
+
+
+def label_signs(labels: AnyArray, dtype: jnp.dtype) -> jax.Array:
+    """-1 and +1 for the labels 0 and 1: (n,)."""
+    check_labels(labels, 2)
+    return 2 * jnp.asarray(labels, dtype) - 1
+
+
+def confidence_and_correctness(logits: AnyArray, labels: AnyArray) -> tuple[jax.Array, jax.Array]:
+    """The largest probability of each example (n,), and whether its class is the label (n,)."""
+    check_labels(labels, logits.shape[1])
+    confidence = jnp.exp(jnp.max(jax.nn.log_softmax(widen(logits), axis=1), axis=1))
+    return confidence, jnp.argmax(logits, axis=1) == jnp.asarray(labels)
+
+
 def label_nll(logits: AnyArray, labels: AnyArray) -> jax.Array:
     """Negative log-likelihood of the labels, at least in float32: (n,)."""
     check_labels(labels, logits.shape[1])
@@ -52,7 +74,7 @@ def deformed_log(log_x: AnyArray, q: Scalar) -> jax.Array:
     It continues linearly in log x where (1 - q) log x exceeds 30.
     """
     log_x = widen(log_x)
-    return log_x * _exprel((1 - jnp.asarray(q, log_x.dtype)) * log_x)
+    return log_x * exprel((1 - jnp.asarray(q, log_x.dtype)) * log_x)
 
 
 def bounded_exp(z: jax.Array) -> jax.Array:
@@ -60,7 +82,7 @@ def bounded_exp(z: jax.Array) -> jax.Array:
     return jnp.exp(jnp.minimum(z, _LARGEST_EXPONENT))
 
 
-def _exprel(z: jax.Array) -> jax.Array:
+def exprel(z: jax.Array) -> jax.Array:
     """(e^z - 1) / z, with accurate derivatives of every order at and around 0."""
     small = jnp.abs(z) < 0.25
     near = jnp.where(small, z, 0)
