@@ -132,10 +132,12 @@ def quality(key: jax.Array, size: Size) -> dict[str, Any]:
             logits = model.apply(params, held[0])["logits"]
             own = jnp.take_along_axis(logits, held[1][:, None], axis=1)
             wrong = jnp.sum(logits > own, axis=1)[:, None] >= jnp.array(TOPS)
-            # The first half chooses settings, the second judges them.
+            # One half chooses settings, the other judges them.
+            halves = {"validation": wrong[:5000], "test": wrong[5000:]}
             return {
-                "validation": jnp.mean(wrong[:5000], axis=0),
-                "test": jnp.mean(wrong[5000:], axis=0),
+                f"{split} {top}": jnp.mean(rows[:, i])
+                for split, rows in halves.items()
+                for i, top in enumerate(TOPS)
             }
 
         optimizer = optax.adam(optax.cosine_decay_schedule(1.0, steps))
@@ -165,7 +167,7 @@ def quality(key: jax.Array, size: Size) -> dict[str, Any]:
     )
     history = result.history["evaluate"]
     validation, test = (
-        np.asarray(history[split])[:, -1].reshape(*shape, len(TOPS))
+        np.stack([history[f"{split} {top}"][:, -1] for top in TOPS], -1).reshape(*shape, -1)
         for split in ("validation", "test")
     )
     groups = {

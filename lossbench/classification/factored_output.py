@@ -53,7 +53,7 @@ def factored_output_init(weights: Float[AnyArray, "k d"]) -> FactoredOutput:
     return FactoredOutput(
         rows=weights,
         mixing=identity,
-        unmixing=identity,
+        unmixing=jnp.copy(identity),  # no buffer twice, so that the state may be donated
         shift=jnp.zeros_like(weights[0]),
         gram=_product(weights.T, weights),
         row_sum=jnp.sum(weights, axis=0),

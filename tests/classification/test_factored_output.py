@@ -109,3 +109,16 @@ def test_refreshing_changes_nothing_but_the_factors():
     np.testing.assert_array_equal(fresh.mixing, np.eye(3))
     np.testing.assert_allclose(fresh.gram, state.gram, atol=1e-4)
     assert (int(state.steps), int(fresh.steps)) == (5, 0)
+
+
+def test_the_state_may_be_donated():
+    state = factored_output_init(jnp.ones((8, 3)))
+    step = jax.jit(
+        partial(
+            factored_output_step, loss_from_statistics=z_loss_from_statistics, learning_rate=0.1
+        ),
+        donate_argnums=0,
+    )
+    for _ in range(2):
+        _, _, state = step(state, jnp.ones((2, 3)), jnp.array([0, 5]))
+    assert int(state.steps) == 2
