@@ -236,4 +236,9 @@ EXPERIMENT = Experiment(
     run=run,
     holds=holds,
     plot=plot,
+    remark=(
+        "Log-softmax, the well-specified likelihood here, is beaten at top 50 only, by 0.002, "
+        "which is less than the standard error of its 10,000 judged contexts (0.005); with 5% of "
+        "labels random at top 1 and top 50, by 0.001 and 0.007."
+    ),
 )
