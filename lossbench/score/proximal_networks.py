@@ -153,16 +153,16 @@ def proximal_operator(
 
 @typed
 def proximal_matching_loss(
-    prediction: Float[AnyArray, "n *d"], target: Float[AnyArray, "n *d"], *, gamma: Scalar
+    predictions: Float[AnyArray, "n *d"], targets: Float[AnyArray, "n *d"], *, gamma: Scalar
 ) -> Float[jax.Array, " n"]:
-    """Soft 0-1 loss of a denoiser: 1 - exp(-|prediction - target|^2 / gamma^2).
+    """Soft 0-1 loss of a denoiser: 1 - exp(-|predictions - targets|^2 / gamma^2).
 
     As gamma falls to 0 its minimiser tends to the maximum of the posterior density, where squared
     and absolute errors give the mean and the median. Gradients vanish beyond a few gamma, and are
     of size 1 / gamma within: begin with the absolute error, lower gamma in stages and the learning
     rate with it (`annealed_proximal_matching_loss`).
 
-    `prediction` and `target` (n, *d) in the units of `gamma`, the norm taken over a whole example.
+    `predictions` and `targets` (n, *d) in the units of `gamma`, the norm that of a whole example.
     Returns (n,), in [0, 1].
 
     Fang, Buchanan and Sulam, ICLR 2024, arXiv 2310.14344.
@@ -172,7 +172,7 @@ def proximal_matching_loss(
     >>> print(proximal_matching_loss(error, 0 * error, gamma=1.0).round(4))
     [0.     0.6321 1.    ]
     """
-    error = widen(prediction) - widen(target)
+    error = widen(predictions) - widen(targets)
     return -jnp.expm1(-row_dot(error, error) / jnp.square(jnp.asarray(gamma, error.dtype)))
 
 
@@ -205,8 +205,8 @@ def proximal_matching_width(
 
 @typed
 def annealed_proximal_matching_loss(
-    prediction: Float[AnyArray, "n *d"],
-    target: Float[AnyArray, "n *d"],
+    predictions: Float[AnyArray, "n *d"],
+    targets: Float[AnyArray, "n *d"],
     step: Scalar,
     *,
     pretrain_steps: int = 20_000,
@@ -219,26 +219,26 @@ def annealed_proximal_matching_loss(
     `proximal_matching_loss` at `proximal_matching_width(step)`; before `pretrain_steps` the
     absolute error, averaged over coordinates. The paper's Adam has learning rate 1e-3, then 1e-4.
 
-    `prediction` and `target` (n, *d); `step` may be traced, the counts are static. Returns (n,).
+    `predictions` and `targets` (n, *d); `step` may be traced, the counts are static. Returns (n,).
 
     Fang, Buchanan and Sulam, ICLR 2024, arXiv 2310.14344.
 
     >>> import jax.numpy as jnp
-    >>> prediction, target = jnp.array([[2.0]]), jnp.array([[0.0]])
+    >>> predictions, targets = jnp.array([[2.0]]), jnp.array([[0.0]])
     >>> for step in (0, 20_000):
-    ...     print(annealed_proximal_matching_loss(prediction, target, step).round(4))
+    ...     print(annealed_proximal_matching_loss(predictions, targets, step).round(4))
     [2.]
     [0.9999]
     """
     gamma = proximal_matching_width(
         step,
-        dim=prediction[0].size,
+        dim=predictions[0].size,
         pretrain_steps=pretrain_steps,
         total_steps=total_steps,
         num_stages=num_stages,
         width_min=width_min,
     )
-    error = jnp.abs(widen(prediction) - widen(target))
+    error = jnp.abs(widen(predictions) - widen(targets))
     absolute = jnp.mean(error.reshape(len(error), -1), axis=1)
-    matching = proximal_matching_loss(prediction, target, gamma=gamma)
+    matching = proximal_matching_loss(predictions, targets, gamma=gamma)
     return jnp.where(jnp.asarray(step) < pretrain_steps, absolute, matching)
