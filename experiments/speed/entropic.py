@@ -276,7 +276,10 @@ def growth() -> dict[str, Any]:
 
 
 def plot(record: dict[str, Any], path: Path) -> None:
-    """Draw seconds by epsilon for each problem, and how ours grows."""
+    """Draw seconds by epsilon for each problem, and how ours grows.
+
+    A triangle is a side that was stopped there, unfinished.
+    """
     sizes = list(record["cells"])
     figure = Figure(figsize=(15, 3.2 * (len(sizes) + 1)), layout="constrained")
     names = list(record["cells"][sizes[0]])
@@ -287,12 +290,14 @@ def plot(record: dict[str, Any], path: Path) -> None:
                 cells = record["cells"][n][name]
                 x = [float(epsilon) for epsilon in cells]
                 y = [cells[e].get(side, {}).get("seconds") or np.nan for e in cells]
+                bounds = [cells[e].get(side, {}).get("at least") or np.nan for e in cells]
                 style = {"color": "black", "linewidth": 2.5} if side == "ours" else {}
-                axes.loglog(x, y, "o-", label=side, markersize=4, **style)
+                (drawn,) = axes.loglog(x, y, "o-", label=side, markersize=4, **style)
+                axes.loglog(x, bounds, "^", color=drawn.get_color(), markersize=4, fillstyle="none")
             axes.set(title=f"{name}, n = {n}", xlabel="epsilon", ylabel="seconds")
             axes.invert_xaxis()
             axes.grid(alpha=0.3)
-    grid[0, 0].legend(fontsize=6)
+    figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="lower right", fontsize=11, ncols=2)
     grown = record["growth"]
     for axes, quantity in zip(grid[-1], ("seconds", "bytes"), strict=False):
         axes.loglog(grown["n"], grown[quantity]["ours"], "o-", color="black")
