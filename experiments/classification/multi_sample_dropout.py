@@ -60,26 +60,30 @@ def averaged_loss(params: Any, batch: Any, key: jax.Array, rate: Any) -> jax.Arr
     return jnp.mean(CROSS_ENTROPY(logits, batch["labels"]))
 
 
-def noise(key: jax.Array, params: Any, data: Any, rate: float, size: Size) -> dict[str, Any]:
+def noise(key: jax.Array, params: Any, data: Any, size: Size) -> dict[str, Any]:
     """Trace of the gradient's covariance over masks, by samples, and over batches, at the start."""
-    draws = 500 if size == "full" else 20
-
-    def trace(gradients: Any) -> float:
-        return float(sum(jnp.var(leaf, axis=0).sum() for leaf in jax.tree.leaves(gradients)))
-
+    draws, counts = (500, SAMPLES) if size == "full" else (20, (1, 8))
     batch = jax.tree.map(lambda rows: rows[:64], data)
     keys = jax.random.split(key, draws)
-    by_samples = []
-    for num_samples in SAMPLES:
+
+    def trace(gradients: Any) -> jax.Array:
+        return jnp.sum(jnp.stack([jnp.var(x, axis=0).sum() for x in jax.tree.leaves(gradients)]))
+
+    def of_masks(rate: jax.Array, num_samples: int) -> jax.Array:
         slope = jax.grad(partial(dropout_loss, rate=rate, num_samples=num_samples))
-        by_samples.append(trace(jax.jit(jax.vmap(partial(slope, params, batch)))(keys)))
+        return trace(jax.vmap(partial(slope, params, batch))(keys))
 
     def of_batch(key: jax.Array) -> Any:
         rows = jax.random.choice(key, len(data["labels"]), (64,), replace=False)
         chosen = jax.tree.map(lambda leaf: leaf[rows], data)
         return jax.grad(plain_loss)(params, chosen, key, 0.0)
 
-    return {"of masks": by_samples, "of batches": trace(jax.jit(jax.vmap(of_batch))(keys))}
+    compiled = jax.jit(of_masks, static_argnums=1)
+    return {
+        "samples": list(counts),
+        "of masks": {str(rate): [float(compiled(rate, m)) for m in counts] for rate in RATES},
+        "of batches": float(jax.jit(lambda: trace(jax.vmap(of_batch)(keys)))()),
+    }
 
 
 def run(key: jax.Array, size: Size) -> dict[str, Any]:
@@ -153,7 +157,7 @@ def run(key: jax.Array, size: Size) -> dict[str, Any]:
         "steps to 0.05": steps_to(0.05),
         "error": error[..., -5:].mean(-1),
         "loss curves": loss.mean(2),
-        "gradient noise": {str(rate): noise(key, init(key), data, rate, size) for rate in RATES},
+        "gradient noise": noise(key, init(key), data, size),
     }
 
 
@@ -180,9 +184,10 @@ def plot(results: dict[str, Any]) -> Figure:
             axes.semilogy(EVERY * np.arange(1, len(values) + 1), values, label=arm)
         axes.set(xlabel="step", ylabel="training loss without dropout", title=f"rate {rate:g}")
     curves[0].legend(fontsize=8)
+    found = results["gradient noise"]
     for rate, color in zip(results["rates"], ("tab:blue", "tab:red"), strict=True):
-        found = results["gradient noise"][str(rate)]
-        noises.loglog(SAMPLES, found["of masks"], "o-", color=color, label=f"masks, rate {rate:g}")
+        masks = found["of masks"][str(rate)]
+        noises.loglog(found["samples"], masks, "o-", color=color, label=f"masks, rate {rate:g}")
     noises.axhline(found["of batches"], color="gray", ls=":", label="batches")
     noises.set(xlabel="samples", ylabel="trace of the gradient's covariance", title="at the start")
     noises.legend(fontsize=8)

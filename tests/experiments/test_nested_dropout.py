@@ -1,5 +1,5 @@
 def test_smoke(smoke):
     measured = smoke("nested-dropout")
-    # Narrow features cannot remember the wrong labels as well as all of them can.
-    wrong = measured["wrong labels fitted"]
-    assert wrong["nested 10"][0] < wrong["cross-entropy"][0]
+    # Six epochs on noisy labels: far from done, and far from guessing among ten classes.
+    for accuracies in (*measured["accuracy"].values(), *measured["pairs"].values()):
+        assert min(accuracies) > 0.2
