@@ -62,9 +62,7 @@ if TYPE_CHECKING:
         langevin,
         metropolis_langevin,
     )
-    from lossbench.score.mixtures import (
-        GaussianMixture,
-    )
+    from lossbench.score.mixtures import GaussianMixture
     from lossbench.score.noprop import (
         NoPropState,
         noprop_block_errors,
@@ -191,11 +189,7 @@ __getattr__, __dir__, _public = attach(
             "edm_scalings",
             "score_weights",
         ],
-        "divergence": [
-            "divergence",
-            "energy_score",
-            "hutchinson_divergence",
-        ],
+        "divergence": ["divergence", "energy_score", "hutchinson_divergence"],
         "fokker_planck": [
             "fokker_planck_box_penalty",
             "fokker_planck_loss",
@@ -204,14 +198,8 @@ __getattr__, __dir__, _public = attach(
             "score_fokker_planck_loss",
             "score_fokker_planck_residual",
         ],
-        "langevin": [
-            "annealed_langevin",
-            "langevin",
-            "metropolis_langevin",
-        ],
-        "mixtures": [
-            "GaussianMixture",
-        ],
+        "langevin": ["annealed_langevin", "langevin", "metropolis_langevin"],
+        "mixtures": ["GaussianMixture"],
         "noprop": [
             "NoPropState",
             "noprop_block_errors",
@@ -230,11 +218,7 @@ __getattr__, __dir__, _public = attach(
             "noprop_gamma_init",
             "noprop_velocity",
         ],
-        "ode_sde_gap": [
-            "ode_sde_gap",
-            "ode_sde_gap_bound",
-            "reverse_sde_log_density",
-        ],
+        "ode_sde_gap": ["ode_sde_gap", "ode_sde_gap_bound", "reverse_sde_log_density"],
         "processes": [
             "Karras",
             "OrnsteinUhlenbeck",
