@@ -69,6 +69,16 @@ class GaussianMixture:
         log_volume = jnp.sum(jnp.log(2 * jnp.pi * variances), axis=-1)
         return self.log_weights - (quadratic + log_volume) / 2, variances, offsets
 
+    def _posteriors(
+        self, x: AnyArray, scale: AnyArray | float, std: AnyArray | float
+    ) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """Each component's share (n, k), and its x_0 given x: means and variances (n, k, d)."""
+        joint, variances, offsets = self._parts(x, scale, std)
+        scale, std = (jnp.asarray(a, joint.dtype).reshape(-1, 1, 1) for a in (scale, std))
+        gain = self.variances / variances
+        pull = jnp.einsum("nke,kde->nkd", scale * gain * offsets, self.axes)
+        return jax.nn.softmax(joint, axis=1), self.means + pull, jnp.square(std) * gain
+
     @typed
     def log_density(
         self,
@@ -113,11 +123,8 @@ class GaussianMixture:
         std: Float[AnyArray, "..."] | float = 0.0,
     ) -> Float[jax.Array, "n d"]:
         """Return E[x_0 | scale x_0 + std noise = x] (n, d)."""
-        joint, variances, offsets = self._parts(x, scale, std)
-        responsibilities = jax.nn.softmax(joint, axis=1)[..., None]
-        gain = jnp.asarray(scale, joint.dtype).reshape(-1, 1, 1) * self.variances / variances
-        pull = jnp.einsum("nke,kde->nkd", gain * offsets, self.axes)
-        return jnp.sum(responsibilities * (self.means + pull), axis=1)
+        responsibilities, means, _ = self._posteriors(x, scale, std)
+        return jnp.einsum("nk,nkd->nd", responsibilities, means)
 
     @typed
     def denoised_covariance(
@@ -127,13 +134,8 @@ class GaussianMixture:
         std: Float[AnyArray, "..."] | float = 0.0,
     ) -> Float[jax.Array, "n d d"]:
         """Return Cov[x_0 | scale x_0 + std noise = x] (n, d, d), within and between components."""
-        joint, variances, offsets = self._parts(x, scale, std)
-        responsibilities = jax.nn.softmax(joint, axis=1)
-        scale, std = (jnp.asarray(a, joint.dtype).reshape(-1, 1, 1) for a in (scale, std))
-        gain = scale * self.variances / variances
-        means = self.means + jnp.einsum("nke,kde->nkd", gain * offsets, self.axes)
+        responsibilities, means, left = self._posteriors(x, scale, std)
         apart = means - jnp.einsum("nk,nkd->nd", responsibilities, means)[:, None]
-        left = jnp.square(std) * self.variances / variances
         within = jnp.einsum("nk,nke,kde,kfe->ndf", responsibilities, left, self.axes, self.axes)
         return within + jnp.einsum("nk,nkd,nkf->ndf", responsibilities, apart, apart)
 
