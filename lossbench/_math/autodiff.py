@@ -32,17 +32,23 @@ def row_dot(a: jax.Array, b: jax.Array) -> jax.Array:
     return jnp.sum(a * b, axis=tuple(range(1, a.ndim)))
 
 
-def map_tangents(
-    fn: Callable[[jax.Array], Any], x: jax.Array, use: Callable[[jax.Array, Any], Any]
-) -> Any:
-    """Stack `use(axis, tangent)` over the axes of x (n, d).
+def map_axes(use: Callable[[jax.Array, jax.Array], Any], x: jax.Array) -> Any:
+    """Stack `use(axis, direction)` over the axes of x (n, d), `BLOCK` of them at a time.
 
-    The tangent is that of `fn` along one axis, the same one in every row: d passes for the whole
-    batch, `BLOCK` at a time, and no Jacobian of the batch.
+    The direction (n, d) is the axis's unit vector in every row.
     """
 
     def along(axis: jax.Array) -> Any:
-        direction = jnp.zeros_like(x).at[:, axis].set(1)
-        return use(axis, jax.jvp(fn, (x,), (direction,))[1])
+        return use(axis, jnp.zeros_like(x).at[:, axis].set(1))
 
     return lax.map(along, jnp.arange(x.shape[1]), batch_size=BLOCK)
+
+
+def map_tangents(
+    fn: Callable[[jax.Array], Any], x: jax.Array, use: Callable[[jax.Array, Any], Any]
+) -> Any:
+    """Stack `use(axis, tangent)` over the axes of x (n, d), the tangent of `fn` along each.
+
+    d passes for the whole batch, and no Jacobian of it.
+    """
+    return map_axes(lambda axis, direction: use(axis, jax.jvp(fn, (x,), (direction,))[1]), x)

@@ -13,7 +13,7 @@ import numpy as np
 from jax import lax
 
 from lossbench._math import map_row_blocks, pairwise_squared_euclidean, widen
-from lossbench._math.autodiff import Probe, draw_probes, map_tangents, row_dot
+from lossbench._math.autodiff import Probe, draw_probes, map_axes, map_tangents, row_dot
 from lossbench._typing import AnyArray, Float, PRNGKey, Scalar, typed
 
 Field = Callable[[jax.Array], jax.Array]
@@ -263,7 +263,4 @@ def conservativity_gap(
     if key is not None:
         return jnp.mean(jax.vmap(gap)(draw_probes(key, probe, num_probes, x)), axis=0)
 
-    def along(axis: jax.Array) -> jax.Array:
-        return gap(jnp.zeros_like(x).at[:, axis].set(1))
-
-    return jnp.sum(lax.map(along, jnp.arange(x.shape[1]), batch_size=64), axis=0)
+    return jnp.sum(map_axes(lambda _, direction: gap(direction), x), axis=0)
