@@ -49,6 +49,29 @@ def score_weights(
             return 1 / jnp.square(std)
 
 
+def process_times(
+    key: PRNGKey, x: jax.Array, process: Process, law: TimeLaw, times: AnyArray | None
+) -> tuple[jax.Array, jax.Array]:
+    """Times of the rows, given or drawn, and the weights that make them uniform, (n,) each."""
+    if times is None:
+        return process.sample_times(key, x.shape[0], law=law)
+    return widen(times), jnp.ones(x.shape[0], x.dtype)
+
+
+def matching_error(
+    score: jax.Array,
+    t: jax.Array,
+    noise: jax.Array,
+    process: Process,
+    weighting: ScoreWeighting,
+    snr_cap: Scalar = 5.0,
+) -> jax.Array:
+    """Weighted error (n,) of a score at data noised by `noise` at times `t`."""
+    # The weight enters std s + noise: 1 / std^2 would overflow where the noise is least.
+    error = like_rows(process.std(t), noise) * widen(score) + noise
+    return score_weights(process, t, weighting, snr_cap) * row_dot(error, error) / 2
+
+
 @typed
 def denoising_score_matching(
     key: PRNGKey,
@@ -92,15 +115,10 @@ def denoising_score_matching(
         error = std * widen(score_fn(x + std * epsilon)) + epsilon
         weight = 1 if weighting == "noise" else 1 / jnp.square(std)
         return weight * row_dot(error, error) / 2
-    if times is None:
-        t, density_ratio = noise.sample_times(time_key, x.shape[0], law=time_law)
-    else:
-        t, density_ratio = jnp.asarray(times), jnp.ones(x.shape[0], x.dtype)
-    score = widen(score_fn(noise.perturb(x, t, epsilon), t))
-    # The weight enters std s + noise: 1 / std^2 would overflow where the noise is least.
-    error = like_rows(noise.std(t), x) * score + epsilon
-    weight = density_ratio * score_weights(noise, t, weighting, snr_cap)
-    return (weight * row_dot(error, error) / 2).astype(x.dtype)
+    t, density_ratio = process_times(time_key, x, noise, time_law, times)
+    score = score_fn(noise.perturb(x, t, epsilon), t)
+    matching = matching_error(score, t, epsilon, noise, weighting, snr_cap)
+    return (density_ratio * matching).astype(x.dtype)
 
 
 @typed

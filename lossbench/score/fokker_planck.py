@@ -18,8 +18,7 @@ import jax.numpy as jnp
 from lossbench._math import widen
 from lossbench._math.autodiff import Probe, row_dot
 from lossbench._typing import AnyArray, Float, PRNGKey, Scalar, typed
-from lossbench.score._common import like_rows
-from lossbench.score.denoising import ScoreWeighting, score_weights
+from lossbench.score.denoising import ScoreWeighting, matching_error, process_times
 from lossbench.score.divergence import divergence, hutchinson_divergence
 from lossbench.score.processes import Process
 
@@ -164,23 +163,9 @@ def _noised(
 ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
     """Noised data, their times, the noise, and the weights of the times' law."""
     time_key, noise_key = jax.random.split(key)
-    if times is None:
-        t, density_ratio = process.sample_times(time_key, x.shape[0])
-    else:
-        t, density_ratio = widen(times), jnp.ones(x.shape[0], x.dtype)
+    t, density_ratio = process_times(time_key, x, process, "uniform", times)
     noise = jax.random.normal(noise_key, x.shape, x.dtype)
     return process.perturb(x, t, noise).astype(x.dtype), t, noise, density_ratio
-
-
-def _denoising_loss(
-    score: jax.Array,
-    t: jax.Array,
-    noise: jax.Array,
-    process: Process,
-    weighting: ScoreWeighting,
-) -> jax.Array:
-    error = like_rows(process.std(t), noise) * score + noise
-    return score_weights(process, t, weighting) * row_dot(error, error) / 2
 
 
 @typed
@@ -225,7 +210,7 @@ def fokker_planck_loss(
     x = widen(x)
     noise_key, probe_key = jax.random.split(key)
     noised, t, noise, density_ratio = _noised(noise_key, x, process, times)
-    matching = _denoising_loss(_score_of(log_density_fn)(noised, t), t, noise, process, weighting)
+    matching = matching_error(_score_of(log_density_fn)(noised, t), t, noise, process, weighting)
     residual = log_density_fokker_planck_residual(
         log_density_fn,
         noised,
@@ -275,7 +260,7 @@ def score_fokker_planck_loss(
     x = widen(x)
     noise_key, probe_key = jax.random.split(key)
     noised, t, noise, density_ratio = _noised(noise_key, x, process, times)
-    matching = _denoising_loss(widen(score_fn(noised, t)), t, noise, process, weighting)
+    matching = matching_error(score_fn(noised, t), t, noise, process, weighting)
     # The same probes for both, so that under jit the pass is shared.
     residual, rate = (
         fn(
